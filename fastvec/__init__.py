@@ -1,0 +1,1 @@
+"""fastvec: many CPU simulators behind one policy."""

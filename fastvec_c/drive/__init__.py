@@ -1,0 +1,1 @@
+"""The driving world and its observation kernels."""
