@@ -1,0 +1,323 @@
+"""fastvec.make: from creators to a running VecEnv."""
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+from multiprocessing import reduction
+
+import psutil
+
+from fastvec_c.arena import Arena
+from fastvec_c.errors import RecvTimeout
+from fastvec_c.fields import Fields
+from fastvec_c.mailbox import MAX_WORKERS, Mailboxes
+from fastvec_c.worker import Host
+
+from fastvec import process, waiting
+from fastvec.autotune import choose_workers
+from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
+from fastvec.machine import usable_cpus
+from fastvec.vec_env import VecEnv
+
+AUTORESET = ("next_step", "same_step", "disabled")
+
+
+def make(
+    creator,
+    num_workers="auto",
+    *,
+    num_envs=None,
+    envs_per_worker=None,
+    batch_size=None,
+    zero_copy=False,
+    seed=None,
+    slots=1,
+    autoreset="next_step",
+    wait="auto",
+    start_method=None,
+    affinity=None,
+    timeout=None,
+) -> VecEnv:
+    """Starts workers and builds the envs in them.
+
+    Args:
+        creator: a callable that returns an env, or a list of them, one for each env.  An env is a gymnasium.Env, a
+            fastvec.Env, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A creator that has
+            parameters named `env_index` or `num_envs` is called with them.
+        num_workers: worker processes; 0 keeps the envs in this process; "auto" times an env and takes what should be
+            fastest, 0 included.
+        num_envs: envs in all; by default one for each creator of a list, else `num_workers * envs_per_worker`.
+        envs_per_worker: envs that each worker steps one after the other; by default 1, or what `num_envs` demands.
+        batch_size: envs in one `recv`; by default all.  Fewer is asynchronous stepping: the first workers to finish.
+        zero_copy: with a smaller `batch_size`: batches are fixed blocks of neighbouring workers, read in place, instead
+            of the first to finish, copied together.
+        seed: for the first reset; None draws one.  Env i is seeded with `seed + i`.
+        slots: time steps that the arena holds: 1 takes least memory, 2 keeps the last observations readable while the
+            next are written, T + 1 holds a rollout.
+        autoreset: of gymnasium envs that are done, as gymnasium.vector.AutoresetMode: "next_step", "same_step" or
+            "disabled".  Other envs reset themselves.
+        wait: how processes wait for one another: "auto" decides from the CPUs we may use, "spin", "yield", "park", or
+            a fastvec.WaitPolicy.
+        start_method: "fork", "forkserver" or "spawn"; by default fork where the system has it.  The others need
+            creators that can be pickled (cloudpickle is used if installed).
+        affinity: "cores" pins worker i to the i-th usable CPU; or for each worker a CPU number or a list of them.
+        timeout: seconds that any wait for workers may last, their start included; None waits as long as they live.
+
+    Returns:
+        a VecEnv; call `reset` or `async_reset` next, and `close` in the end (or use `with`).
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message says which, and what would.
+        WorkerError: a creator raised, or a worker died while it built its envs.
+        RecvTimeout: the workers were not ready within `timeout`.
+        MemoryError: the arena would not fit into the memory available.
+
+    >>> import fastvec, gymnasium
+    >>> with fastvec.make(lambda: gymnasium.make("CartPole-v1"), num_workers=2, seed=1) as vec:
+    ...     observations, infos = vec.reset()
+    ...     observations, rewards, terminations, truncations, infos = vec.step([0, 1])
+    >>> observations.shape
+    (2, 4)
+    """
+    if autoreset not in AUTORESET:
+        raise ValueError(f"autoreset={autoreset!r}; give one of {AUTORESET}")
+    _check_count("slots", slots)
+    if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        raise ValueError(f"timeout={timeout!r}; give a number of seconds above 0, or None")
+    context = _context(start_method)
+    creators = _one_for_each_env(creator, num_workers, num_envs, envs_per_worker)
+    if num_workers == "auto":
+        num_workers = _auto_workers(creators, envs_per_worker, autoreset, context, timeout)
+    units = _units(num_workers, len(creators), envs_per_worker)
+    units_per_batch = _units_per_batch(batch_size, len(creators), units)
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "little")
+    policy = waiting.choose(wait, num_workers)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    boxes = host = None
+    workers: list[process.Worker] = []
+    try:
+        if num_workers == 0:
+            host, descriptions = _host_here(creators, autoreset)
+        else:
+            tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context)
+            descriptions = _start_workers(workers, tasks, context, deadline, timeout)
+        check_alike(descriptions)
+        hosting = lay_out(descriptions, units, slots)
+        _check_memory(hosting)
+        arena = Arena.create(hosting.nbytes)
+        fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
+        if host is not None:
+            host.bind(fields, hosting.seeds_at, hosting.whats_at, 0, hosting.rows_per_env)
+        else:
+            boxes = Mailboxes(arena, num_workers)
+            _admit(workers, hosting, arena, deadline, timeout)
+        arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
+        vec = VecEnv(
+            fields, boxes, host, units, len(creators) // units, hosting.rows // units, units_per_batch, not zero_copy,
+            descriptions[0].action_spec, policy,
+            workers=workers, hosting=hosting, description=descriptions[0], seed=seed, timeout=timeout,
+        )
+    except BaseException:
+        process.stop(workers, boxes, grace=1.0)
+        if host is not None:
+            host.close()
+        raise
+    return vec
+
+
+# ---- how many of what ------------------------------------------------------------------------------------------------
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _check_count(name, value, least=1):
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(f"{name}={value!r}; give an int of at least {least}")
+
+
+def _one_for_each_env(creator, num_workers, num_envs, envs_per_worker) -> list:
+    """The creator of every env."""
+    for name, value in (("num_envs", num_envs), ("envs_per_worker", envs_per_worker)):
+        if value is not None:
+            _check_count(name, value)
+    if num_workers != "auto":
+        if isinstance(num_workers, str):
+            raise ValueError(f"num_workers={num_workers!r}; give an int, or 'auto'")
+        _check_count("num_workers", num_workers, 0)
+        if num_workers > MAX_WORKERS:
+            raise ValueError(f"num_workers={num_workers}; at most {MAX_WORKERS} are possible")
+    if isinstance(creator, (list, tuple)):
+        if not creator:
+            raise ValueError("creator: an empty list; give at least one callable")
+        if num_envs not in (None, len(creator)):
+            raise ValueError(f"num_envs={num_envs}, but creator is a list of {len(creator)}; leave num_envs out")
+        creators = list(creator)
+    else:
+        workers = max(1, int(usable_cpus())) if num_workers == "auto" else num_workers or 1
+        creators = [creator] * (num_envs or workers * (envs_per_worker or 1))
+    for i, c in enumerate(creators):
+        if not callable(c):
+            raise TypeError(
+                f"creator: {c!r} is not callable" + (f" (at place {i} of the list)" if creators[0] is not c else "")
+                + "; give a function that returns an env, not the env itself"
+            )
+    return creators
+
+
+def _auto_workers(creators, envs_per_worker, autoreset, context, timeout) -> int:
+    if envs_per_worker is not None:
+        return -(-len(creators) // envs_per_worker)
+
+    def probe():
+        return make(creators[:1], 1, autoreset=autoreset, start_method=context.get_start_method(), timeout=timeout)
+
+    return choose_workers(probe, len(creators), usable_cpus())
+
+
+def _units(num_workers, num_envs, envs_per_worker) -> int:
+    """Workers, or 1 for the envs of this process."""
+    units = num_workers or 1
+    if num_envs % units:
+        raise ValueError(
+            f"num_workers={num_workers} does not divide the {num_envs} envs; every worker hosts equally many"
+        )
+    if envs_per_worker is not None and envs_per_worker * units != num_envs:
+        raise ValueError(
+            f"envs_per_worker={envs_per_worker} times num_workers={num_workers} is not {num_envs}, the number of envs; "
+            "leave one of them out"
+        )
+    return units
+
+
+def _units_per_batch(batch_size, num_envs, units) -> int:
+    if batch_size is None:
+        return units
+    _check_count("batch_size", batch_size)
+    per_unit = num_envs // units
+    if batch_size % per_unit or num_envs % batch_size:
+        raise ValueError(
+            f"batch_size={batch_size}; give a multiple of the {per_unit} envs that step together in one worker, "
+            f"and a divisor of the {num_envs} envs"
+        )
+    return batch_size // per_unit
+
+
+def _check_memory(hosting: Hosting):
+    available = psutil.virtual_memory().available
+    if hosting.nbytes > available:
+        raise MemoryError(
+            f"the arena needs {hosting.nbytes / 2**20:.0f} MiB ({hosting.rows} rows in {hosting.slots} slots), "
+            f"{available / 2**20:.0f} MiB are available; make fewer envs, or fewer slots"
+        )
+
+
+# ---- starting --------------------------------------------------------------------------------------------------------
+
+
+def _context(start_method):
+    possible = multiprocessing.get_all_start_methods()
+    if start_method is None:
+        start_method = "fork" if "fork" in possible else "spawn"
+    if start_method not in possible:
+        raise ValueError(f"start_method={start_method!r}; give one of {possible}")
+    return multiprocessing.get_context(start_method)
+
+
+def _host_here(creators, autoreset):
+    building = [0]
+    try:
+        envs = build_envs(creators, 0, len(creators), autoreset, building)
+    except Exception as error:
+        raise process.failure(None, process.report(error, building[0]), "start") from error
+    return Host(envs, 0), describe(envs)
+
+
+def _tasks(creators, num_workers, autoreset, policy, affinity, context) -> list[process.Task]:
+    cpus = _cpus_of_workers(affinity, num_workers)
+    per_worker = len(creators) // num_workers
+    return [
+        process.Task(
+            index=i,
+            creators=_portable(creators[i * per_worker:(i + 1) * per_worker], context),
+            first_env=i * per_worker,
+            num_envs=len(creators),
+            autoreset=autoreset,
+            policy=policy,
+            cpus=cpus[i],
+            trainer=os.getpid(),
+        )
+        for i in range(num_workers)
+    ]
+
+
+def _portable(creators, context):
+    """The creators as they can reach a worker: as they are over a fork, else pickled."""
+    if context.get_start_method() == "fork":
+        return creators
+    try:
+        return pickle.dumps(creators)
+    except Exception as error:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise TypeError(
+                f"creator: {creators[0]!r} cannot be pickled ({error}), as start_method="
+                f"{context.get_start_method()!r} needs; install cloudpickle, use a function of a module, or "
+                "start_method='fork'"
+            ) from error
+        return cloudpickle.dumps(creators)
+
+
+def _cpus_of_workers(affinity, num_workers) -> list:
+    """For each worker the CPUs to run on, or None."""
+    if affinity is None:
+        return [None] * num_workers
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError(f"affinity={affinity!r}: this system cannot pin processes; leave it out")
+    usable = sorted(os.sched_getaffinity(0))
+    if affinity == "cores":
+        return [(usable[i % len(usable)],) for i in range(num_workers)]
+    if isinstance(affinity, str) or not hasattr(affinity, "__len__") or len(affinity) != num_workers:
+        raise ValueError(f"affinity={affinity!r}; give 'cores', or for each of the {num_workers} workers CPU numbers")
+    cpus = [tuple(a) if hasattr(a, "__iter__") else (a,) for a in affinity]
+    for c in cpus:
+        if not c or not set(c) <= set(usable):
+            raise ValueError(f"affinity: {c} is not among the CPUs that this process may use, {usable}")
+    return cpus
+
+
+def _start_workers(workers, tasks, context, deadline, timeout) -> list:
+    """Starts all workers, appending to `workers`; the descriptions of all envs, once they are built."""
+    for task in tasks:
+        workers.append(process.Worker(context, task, workers))
+    descriptions = []
+    for worker in workers:
+        descriptions += _hear(worker, deadline, timeout, "builds its envs")
+    return descriptions
+
+
+def _admit(workers, hosting, arena, deadline, timeout):
+    """Gives the arena to every worker."""
+    for worker in workers:
+        try:
+            worker.conn.send(hosting)
+            reduction.send_handle(worker.conn, arena.fd, worker.process.pid)
+        except OSError:
+            raise worker.death("start") from None
+    for worker in workers:
+        _hear(worker, deadline, timeout, "maps the arena")
+
+
+def _hear(worker, deadline, timeout, doing):
+    try:
+        return worker.hear(deadline)
+    except TimeoutError:
+        raise RecvTimeout(
+            f"make(): worker {worker.index} still {doing} after {timeout:g} s; give a larger timeout, "
+            "or look at what the creator waits for"
+        ) from None

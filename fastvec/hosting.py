@@ -1,0 +1,131 @@
+"""Envs on their way into a worker: built, described, compared, laid out."""
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+
+from fastvec_c import fields as field_plan
+from fastvec_c import mailbox
+from fastvec_c.env import CompiledEnv
+
+from fastvec.adapters import adapt
+from fastvec.spaces import Spec, as_spec, describe_difference
+
+
+def build_envs(creators: list[Callable], first_env: int, num_envs: int, autoreset: str, building: list[int]) -> list:
+    """One adapted env for each creator.  `building[0]` follows the global index of the env being built."""
+    envs = []
+    for i, creator in enumerate(creators):
+        building[0] = first_env + i
+        envs.append(_adapt(_create(creator, first_env + i, num_envs), autoreset))
+    return envs
+
+
+def _create(creator: Callable, env_index: int, num_envs: int):
+    """Calls a creator, with its place among all envs if it has a parameter `env_index`."""
+    try:
+        known = inspect.signature(creator).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        known = {}
+    offer = {"env_index": env_index, "num_envs": num_envs} if "env_index" in known else {}
+    return creator(**{name: value for name, value in offer.items() if name in known})
+
+
+def _adapt(env, autoreset: str):
+    if hasattr(env, "__fastvec_env__"):
+        kind = type(env).__name__
+        return CompiledEnv(
+            env, as_spec(env.observation_space, f"{kind}.observation_space"),
+            as_spec(env.action_space, f"{kind}.action_space"), dict(getattr(env, "fields", {})),
+        )
+    return adapt(env, autoreset)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a worker tells the trainer of one of its envs."""
+
+    observation_spec: Spec
+    action_spec: Spec
+    observation_space: Any  # as the env declares it
+    action_space: Any
+    fields: dict[str, Spec]
+    num_agents: int
+    compiled: bool
+    kind: str  # the type's name, without gymnasium's wrappers
+
+
+def describe(envs: list) -> list[Description]:
+    """Of each adapted env what the trainer must know."""
+    return [
+        Description(
+            e.observation_spec, e.action_spec, e.env.observation_space, e.env.action_space, e.fields, e.num_agents,
+            hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
+        )
+        for e in envs
+    ]
+
+
+def check_alike(descriptions: list[Description]):
+    """All envs of a pool share one shape of row.
+
+    Raises:
+        ValueError: two differ; says which, and in what.
+    """
+    first = descriptions[0]
+    for i, other in enumerate(descriptions):
+        for what in ("observation", "action"):
+            a, b = getattr(first, f"{what}_spec"), getattr(other, f"{what}_spec")
+            difference = describe_difference(a, b)
+            if difference:
+                raise ValueError(
+                    f"creators: env {i} ({other.kind}) and env 0 ({first.kind}) differ in their {what} space: "
+                    f"{difference}; wrap them to the same spaces, or make two VecEnvs"
+                )
+        if other.fields.keys() != first.fields.keys() or any(
+            describe_difference(first.fields[k], other.fields[k]) for k in first.fields
+        ):
+            raise ValueError(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
+        if other.compiled != first.compiled:
+            raise ValueError(
+                f"creators: env {i} ({other.kind}) is {'' if other.compiled else 'not '}compiled, env 0 "
+                f"({first.kind}) is {'' if first.compiled else 'not '}; make two VecEnvs"
+            )
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """How the arena is laid out: mailboxes, reset table, fields."""
+
+    num_workers: int
+    slots: int
+    rows: int
+    rows_per_env: int
+    placed: list  # fastvec_c.fields.plan
+    seeds_at: int  # int64 [num_envs]
+    whats_at: int  # uint8 [num_envs]: fastvec_c.worker.KEEP, RESET or RESEED
+    nbytes: int
+
+
+def lay_out(descriptions: list[Description], num_workers: int, slots: int) -> Hosting:
+    """The layout for envs with these descriptions.  Envs with fewer agents than others get rows that stay masked."""
+    first = descriptions[0]
+    num_envs = len(descriptions)
+    rows_per_env = max(d.num_agents for d in descriptions)
+    specs = [
+        ("observations", first.observation_spec.shape, first.observation_spec.dtype),
+        ("actions", first.action_spec.shape, first.action_spec.dtype),
+        ("rewards", (), np.float32),
+        ("terminations", (), np.bool_),
+        ("truncations", (), np.bool_),
+        ("masks", (), np.bool_),
+    ]
+    specs += [(name, spec.shape, spec.dtype) for name, spec in first.fields.items()]
+    seeds_at = -(-mailbox.nbytes(num_workers) // 64) * 64
+    whats_at = seeds_at + 8 * num_envs
+    rows = num_envs * rows_per_env
+    placed, nbytes = field_plan.plan(specs, slots, rows, whats_at + num_envs)
+    return Hosting(num_workers, slots, rows, rows_per_env, placed, seeds_at, whats_at, nbytes)

@@ -1,0 +1,263 @@
+"""Worker processes: how they start, what they run, how they end, and what is known of their death."""
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from multiprocessing import connection, reduction
+from typing import Any, Callable
+
+from fastvec_c import mailbox, watchdog
+from fastvec_c.arena import Arena, memory_file
+from fastvec_c.errors import WorkerError
+from fastvec_c.fields import Fields
+from fastvec_c.sync import WaitPolicy
+from fastvec_c.worker import Host, WorkerLoop
+
+from fastvec.hosting import Hosting, build_envs, describe
+
+_CRASH_LOG_BYTES = 1 << 16
+_GRACE = 5.0  # seconds for a worker to close its envs before it is killed
+
+
+@dataclass
+class Task:
+    """What a worker is started with."""
+
+    index: int
+    creators: Any  # its creators: a list, or pickled bytes where they must cross a spawn
+    first_env: int
+    num_envs: int  # of all workers together
+    autoreset: str
+    policy: WaitPolicy
+    cpus: tuple[int, ...] | None
+    trainer: int  # its process id
+
+
+class SharedFd:
+    """A descriptor that reaches the worker by whatever way the worker is started."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+
+    def __getstate__(self):
+        return reduction.DupFd(self.fd)
+
+    def __setstate__(self, dup):
+        self.fd = dup.detach()
+
+
+# ---- the trainer's side ----------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """The trainer's handle on one worker process.
+
+    Raises:
+        OSError: the system cannot start another process.
+    """
+
+    def __init__(self, context, task: Task, siblings: list["Worker"]):
+        self.index = task.index
+        self.conn, theirs = context.Pipe(duplex=True)
+        self.crash_log = memory_file(b"fastvec-crash", _CRASH_LOG_BYTES)
+        self.pidfd = -1
+        ours = [self.conn, *(w.conn for w in siblings)]
+        args = (task, theirs, SharedFd(self.crash_log), ours if context.get_start_method() == "fork" else [])
+        # Not a daemon: envs may start processes of their own.
+        self.process = context.Process(target=_worker_main, args=args, name=f"fastvec-worker-{task.index}")
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of forking a process with threads; the child runs nothing but the worker.
+                warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+                self.process.start()
+            self.pidfd = watchdog.open_pidfd(self.process.pid)
+        except BaseException:
+            self.release()
+            raise
+        finally:
+            theirs.close()  # its only holder is the worker: the pipe ends when the worker does
+
+    @property
+    def life_fd(self) -> int:
+        """A descriptor that becomes readable when the worker has died."""
+        return self.pidfd if self.pidfd >= 0 else self.process.sentinel
+
+    def hear(self, deadline: float | None):
+        """The next message of a worker that is starting.
+
+        Raises:
+            WorkerError: it reports a failure, or dies.
+            TimeoutError: nothing came before `deadline` (of time.monotonic).
+        """
+        limit = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not connection.wait([self.conn, self.life_fd], limit):
+            raise TimeoutError
+        try:
+            kind, content = self.conn.recv()
+        except (EOFError, OSError):
+            raise self.death("start") from None
+        if kind == "failed":
+            raise failure(self.index, content, "start")
+        return content
+
+    def death(self, phase: str, env: int | None = None) -> WorkerError:
+        """The error that says how this worker died."""
+        self.process.join(_GRACE)  # its pipe may break a moment before it has ended
+        code = self.process.exitcode
+        log = os.pread(self.crash_log, _CRASH_LOG_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace").strip()
+        doing = {"start": "building its envs"}.get(phase, f"in {phase}()" if phase else "waiting for orders")
+        where = "" if env is None else f", at env {env}"
+        message = f"worker {self.index} (process {self.process.pid}) {_how_it_ended(code)} while {doing}{where}."
+        if log:
+            message += f"\nIts last words:\n{log}"
+        return WorkerError(message, worker=self.index, env=env, phase=phase, exitcode=code)
+
+    def release(self):
+        """Gives up the descriptors."""
+        self.conn.close()
+        for fd in (self.crash_log, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.crash_log = self.pidfd = -1
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "closed its pipe"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (kill -9, or the kernel was out of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def failure(worker: int | None, report: dict, phase: str) -> WorkerError:
+    """The error for an exception that an env raised in a worker."""
+    env = report["env"]
+    which = "an env" if env is None else f"env {env}"
+    place = "" if worker is None else f" (worker {worker})"
+    doing = "when it was built" if phase == "start" else f"in {phase}()"
+    error = WorkerError(
+        f"{which}{place} raised {report['what']} {doing}:\n\n{report['traceback']}", worker=worker, env=env, phase=phase
+    )
+    try:
+        error.__cause__ = pickle.loads(report["exception"])
+    except Exception:
+        pass  # some exceptions cannot be pickled; the traceback in the message says it all
+    return error
+
+
+def stop(workers: list[Worker], boxes, grace: float = _GRACE):
+    """Ends all workers: asks them to close their envs, then kills those that take longer than `grace` seconds."""
+    for worker in workers:
+        if boxes is not None:
+            boxes.close(worker.index)
+        worker.conn.close()  # one that waits to be read, or has not begun to serve, is told by this
+    deadline = time.monotonic() + grace
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.release()
+        worker.process.close()
+    workers.clear()
+
+
+# ---- the worker's side -----------------------------------------------------------------------------------------------
+
+
+def _worker_main(task: Task, conn, crash_log: SharedFd, foreign: list):
+    """What a worker process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then tells us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(crash_log.fd)
+    for other in foreign:  # a forked worker holds copies of its siblings' pipes: they would never end
+        other.close()
+    try:
+        watchdog.watch_trainer(task.trainer)
+        if task.cpus is not None:
+            os.sched_setaffinity(0, task.cpus)
+        loop = _start(task, conn)
+        if loop is not None:
+            _serve(loop, conn)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the trainer has closed us
+
+
+def _start(task: Task, conn) -> WorkerLoop | None:
+    """Builds the envs, tells the trainer what they are, and takes the arena from it."""
+    building = [task.first_env]
+    try:
+        creators = pickle.loads(task.creators) if isinstance(task.creators, bytes) else task.creators
+        envs = build_envs(creators, task.first_env, task.num_envs, task.autoreset, building)
+        host = Host(envs, task.first_env)
+        conn.send(("built", describe(envs)))
+    except Exception as error:
+        conn.send(("failed", report(error, building[0])))
+        return None
+    hosting: Hosting = conn.recv()
+    arena = Arena(reduction.recv_handle(conn), hosting.nbytes)
+    arena.close_fd()  # the mapping is enough
+    try:
+        fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
+        first_row = task.index * len(envs) * hosting.rows_per_env
+        host.bind(fields, hosting.seeds_at, hosting.whats_at, first_row, hosting.rows_per_env)
+        boxes = mailbox.Mailboxes(arena, hosting.num_workers)
+        loop = WorkerLoop(host, boxes, task.index, task.policy, conn)
+        conn.send(("ready", None))
+    except Exception as error:
+        conn.send(("failed", report(error, host.env_at_work)))
+        return None
+    return loop
+
+
+def _serve(loop: WorkerLoop, conn):
+    """Obeys until told to close."""
+    host = loop.host
+    while True:
+        try:
+            what = loop.run()
+            if what == "close":
+                break
+            if what == "infos":
+                answer = ("infos", host.infos)
+            else:
+                answer = ("answer", host.call(*conn.recv()))
+        except Exception as error:
+            answer = ("failed", report(error, host.env_at_work))
+        loop.announce(True)
+        _send(conn, answer, host)
+    try:
+        host.close()
+    except Exception:
+        traceback.print_exc()
+
+
+def _send(conn, answer, host):
+    try:
+        message = reduction.ForkingPickler.dumps(answer)
+    except Exception as error:  # an info or an attribute that cannot be pickled
+        message = reduction.ForkingPickler.dumps(("failed", report(error, host.env_at_work)))
+    conn.send_bytes(message)
+
+
+def report(error: BaseException, env: int | None) -> dict:
+    """An exception, in a form that reaches the trainer whatever it is."""
+    try:
+        pickled = pickle.dumps(error)
+    except Exception:
+        pickled = b""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    what = type(error).__name__ + (f" ({error})" if str(error) else "")
+    return {"env": env, "what": what, "traceback": text, "exception": pickled}

@@ -1,0 +1,290 @@
+"""VecEnv: many envs behind one policy."""
+from __future__ import annotations
+
+import os
+import secrets
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastvec_c.errors import ClosedError, RecvTimeout, StateError
+from fastvec_c.pool import Pool
+from fastvec_c.worker import KEEP, RESEED, RESET
+
+from fastvec import process
+
+_open = weakref.WeakSet()
+
+
+def _disown_all():
+    """In a forked child: the workers belong to the parent, so the child must not talk to them."""
+    for vec in _open:
+        vec._mark_closed()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """Of one worker, since its start.
+
+    Attributes:
+        steps: orders to step it has carried out.
+        busy: seconds in them.
+        waiting: seconds waiting for orders.
+        parks: waits that were long enough to sleep.
+    """
+
+    steps: int
+    busy: float
+    waiting: float
+    parks: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Where the time of the trainer went, in seconds, since the VecEnv was made.
+
+    Attributes:
+        batches: batches sent.
+        rows: rows in them, masked ones included.
+        env: time in which a batch waited for its slowest env.
+        handoff: the rest of the time from `send` to the end of `recv`: waking, copying, gathering.
+        policy: time from the end of `recv` to `send`: the trainer's own.
+        workers: a WorkerStats for each worker; empty with `num_workers=0`.
+    """
+
+    batches: int
+    rows: int
+    env: float
+    handoff: float
+    policy: float
+    workers: tuple[WorkerStats, ...]
+
+
+class VecEnv(Pool):
+    """Steps many envs with one batch of actions; made by `fastvec.make`.
+
+    Env e owns the rows `e * agents_per_env` to `(e + 1) * agents_per_env - 1` of every field.  Rows that its agents do
+    not need are masked.
+
+    Ownership: the rows of a batch are yours from the `recv` (or `reset`, `step`) that returned it until the `send` that
+    answers it; in between their workers write nothing.  With `slots=k`, that send gives away one slot only, so what you
+    received stays readable until the k-th next one.  Views stay readable memory after `close`.
+
+    For one thread at a time, and for the process that made it.
+
+    Attributes:
+        num_envs, num_workers, envs_per_worker: as made; `num_workers` 0 means in this process.
+        agents_per_env: rows of each env (of the one with most agents).
+        num_rows: rows of all.
+        batch_size: envs in one `recv`.
+        slots: time steps that the arena holds.
+        single_observation_space, single_action_space: as the first env declares them.
+        observation_spec, action_spec: fastvec.Spec of one row.
+        policy: the WaitPolicy in use.
+        fields: {name: array [slots, num_rows, ...]}, views on the whole arena.
+    """
+
+    def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, action_spec,
+                 policy, *, workers, hosting, description, seed, timeout):
+        self._workers = workers
+        self._description = description
+        self._seed = seed
+        self._timeout = timeout
+        self.policy = policy
+        self.num_workers = len(workers)
+        self.envs_per_worker = envs_per_unit
+        self.num_envs = num_units * envs_per_unit
+        self.agents_per_env = hosting.rows_per_env
+        self.num_rows = hosting.rows
+        self.batch_size = units_per_batch * envs_per_unit
+        self.slots = hosting.slots
+        self.single_observation_space = description.observation_space
+        self.single_action_space = description.action_space
+        self.observation_spec = description.observation_spec
+        self.action_spec = description.action_spec
+        arena = fields.views["masks"].base
+        self._reset_seeds = arena.view(hosting.seeds_at, (self.num_envs,), np.int64)
+        self._reset_what = arena.view(hosting.whats_at, (self.num_envs,), np.uint8)
+        for worker in workers:
+            self.conns.append(worker.conn)
+            self.watch(worker.index, worker.life_fd)
+        # Also runs when the VecEnv is garbage or the interpreter exits; holds no reference to self.
+        self._stop = weakref.finalize(self, _stop_if_ours, os.getpid(), workers, boxes, host)
+        _open.add(self)
+
+    # ---- resetting ---------------------------------------------------------------------------------------------------
+
+    def reset(self, seed=None, options=None, env_mask=None):
+        """Begins new episodes in all envs; steps under way are waited for and dropped.
+
+        Args:
+            seed: an int: env i gets `seed + i`, however many workers there are; or num_envs ints or Nones.  None goes
+                on with the envs' random streams; at the first reset it is the seed given to `make`.
+            options: handed to every env's reset.
+            env_mask: bool [num_envs]; only these envs are reset, the others keep their rows.  Needs all rows in hand:
+                the last batch was one of all envs.
+
+        Returns:
+            (observations [num_rows, ...], infos {env index: dict})
+
+        Raises:
+            ValueError, TypeError: an argument does not fit.
+            RecvTimeout, WorkerError: as in `recv`.
+        """
+        self._begin_reset(seed, options, env_mask)
+        batch = self._recv_all(None, "reset")
+        return batch.observations, batch.infos
+
+    def async_reset(self, seed=None, options=None):
+        """Like `reset`, but returns at once: `recv` then gives the first batches."""
+        self._begin_reset(seed, options, None)
+
+    def _begin_reset(self, seed, options, env_mask):
+        seeds = self._seeds(seed)
+        if options is not None and self._description.compiled:
+            raise TypeError(f"options={options!r}: {self._description.kind} is a compiled env and takes none; leave it out")
+        if env_mask is not None:
+            env_mask = np.asarray(env_mask)
+            if env_mask.dtype != np.bool_ or env_mask.shape != (self.num_envs,):
+                raise ValueError(
+                    f"env_mask: {env_mask.dtype} array of shape {env_mask.shape}; give bool ({self.num_envs},)"
+                )
+            if not self._holds_all:
+                raise StateError("reset(env_mask=...) needs all rows in hand: step all envs, or reset all first")
+        else:
+            self._await_all(None, "reset")
+        self._reset_seeds[:] = [0 if s is None else s for s in seeds]
+        self._reset_what[:] = [RESET if s is None else RESEED for s in seeds]
+        if env_mask is not None:
+            self._reset_what[~env_mask] = KEEP
+        self._order_reset(options, env_mask is not None)
+
+    def _seeds(self, seed):
+        """A seed or None for every env."""
+        if seed is None:
+            seed, self._seed = self._seed, None
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+            if not 0 <= seed < 1 << 62:
+                raise ValueError(f"seed={seed}; give an int from 0 to 2**62 - 1")
+            return [int(seed) + i for i in range(self.num_envs)]
+        seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) else None
+        if seeds is None or len(seeds) != self.num_envs or any(
+            not (s is None or isinstance(s, (int, np.integer)) and 0 <= s < 1 << 63) for s in seeds
+        ):
+            raise ValueError(f"seed={seed!r}; give an int, or a list of {self.num_envs} ints >= 0 or Nones")
+        return seeds
+
+    # ---- the slow path -----------------------------------------------------------------------------------------------
+
+    def call(self, name, *args, **kwargs):
+        """Attribute `name` of every env, called with the arguments if it can be called.
+
+        Returns:
+            a list of num_envs results.
+
+        Raises:
+            WorkerError: an env raised (it has no such attribute, say); the VecEnv is closed then.
+        """
+        if self.host is not None:
+            self._await_all(None, "call")
+            try:
+                return self.host.call(name, args, kwargs)
+            except Exception as error:
+                self._on_exception(error, "call")
+        try:
+            answers = self._order_call((name, args, kwargs), None)
+        except RecvTimeout:
+            self.close()  # its answer would be mistaken for another one
+            raise
+        return [result for answer in answers for result in answer]
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def observations(self):
+        """[num_rows, ...], the slot written last; a view.  (With batches smaller than all, workers may be at different
+        slots: `fields` has them all.)"""
+        return self.fields["observations"][self._slot]
+
+    @property
+    def actions(self):
+        """[num_rows, ...], a view on the slot that answers `observations`: write here and `send()` without copying."""
+        return self.fields["actions"][self._slot]
+
+    @property
+    def rewards(self):
+        """float32 [num_rows], a view; see `observations`."""
+        return self.fields["rewards"][self._slot]
+
+    @property
+    def terminations(self):
+        """bool [num_rows], a view; see `observations`."""
+        return self.fields["terminations"][self._slot]
+
+    @property
+    def truncations(self):
+        """bool [num_rows], a view; see `observations`."""
+        return self.fields["truncations"][self._slot]
+
+    @property
+    def masks(self):
+        """bool [num_rows], a view; see `observations`."""
+        return self.fields["masks"][self._slot]
+
+    def stats(self) -> Stats:
+        """Where the time went so far: waiting for envs, handing over, or in the trainer."""
+        policy, loop, env, batches, rows = self._times()
+        counters = [self.boxes.counters(w) for w in range(self.num_workers)] if self.boxes is not None else []
+        return Stats(batches, rows, env, loop - env, policy, tuple(WorkerStats(*c) for c in counters))
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self):
+        """Closes the envs and ends the workers; one that takes longer than 5 s is killed.  May be called again."""
+        self._mark_closed()
+        self._stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        where = f"{self.num_workers} workers" if self.num_workers else "this process"
+        return f"<fastvec.VecEnv: {self.num_envs} envs of {self._description.kind} in {where}, {self.num_rows} rows>"
+
+    # ---- what the pool asks for --------------------------------------------------------------------------------------
+
+    def _on_death(self, worker):
+        """A worker died: raises how, after ending the others."""
+        phase = self._order_of(worker)
+        error = self._workers[worker].death(phase, self._env_at_work(worker) if phase else None)
+        self.close()
+        raise error
+
+    def _on_failure(self, worker, report):
+        """An env in a worker raised."""
+        error = process.failure(worker, report, self._phase_of_failure(worker))
+        self.close()
+        raise error
+
+    def _on_exception(self, exception, phase):
+        """An env in this process raised."""
+        error = process.failure(None, process.report(exception, self.host.env_at_work), phase)
+        self.close()
+        raise error from exception
+
+
+def _stop_if_ours(pid, workers, boxes, host):
+    if os.getpid() != pid:
+        return
+    if host is not None:
+        host.close()
+    process.stop(workers, boxes)

@@ -1,0 +1,38 @@
+"""The errors that fastvec raises; users import them from `fastvec`."""
+
+
+class FastvecError(Exception):
+    """Base of the errors below."""
+
+
+class StateError(FastvecError, RuntimeError):
+    """A call that does not fit what was called before: step before reset, send twice, recv without send."""
+
+
+class ClosedError(StateError):
+    """The VecEnv has been closed, by the user or after an error."""
+
+
+class RecvTimeout(FastvecError, TimeoutError):
+    """The workers did not answer within the time limit.  Nothing is lost: `recv` may be called again."""
+
+
+class WorkerError(FastvecError, RuntimeError):
+    """An env raised, or a worker died.
+
+    Attributes:
+        worker: the worker's index; None when the envs live in the calling process (`num_workers=0`).
+        env: the global index of the env that raised; None when that is not known.
+        phase: what the worker was doing: "start", "reset", "step", "call" or "close".
+        exitcode: the exit code of a worker that died, negative for the signal that killed it; else None.
+
+    An env's own exception is `__cause__`, where it could be sent to this process.
+    """
+
+    def __init__(self, message, *, worker=None, env=None, phase=None, exitcode=None):
+        super().__init__(message)
+        self.worker, self.env, self.phase, self.exitcode = worker, env, phase, exitcode
+
+
+for _error in (FastvecError, StateError, ClosedError, RecvTimeout, WorkerError):
+    _error.__module__ = "fastvec"  # where users know them from

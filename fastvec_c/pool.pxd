@@ -1,0 +1,86 @@
+"""The trainer's end: actions out, batches in."""
+from libc.stdint cimport int64_t
+
+from fastvec_c.fields cimport Fields
+from fastvec_c.mailbox cimport Mailboxes
+from fastvec_c.sync cimport fv_waiter
+from fastvec_c.worker cimport Host
+
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+
+
+cdef struct WorkerState:
+    int slot           # that it wrote last
+    int order          # that it works on; 0: its rows are ours
+    int action_slot    # whose actions it takes
+    bint message       # something waits on its pipe
+
+
+cdef class Pool:
+    cdef readonly Fields fields
+    cdef readonly Mailboxes boxes      # None with num_workers=0
+    cdef readonly Host host            # None with workers
+    cdef public list conns             # pipe to each worker
+    cdef public object _timeout        # seconds that any wait may last; None: no limit
+    cdef dict early                    # {unit: infos} that had to be taken off the pipe before their batch was received
+    cdef object options                # of the reset that the host is to do
+    cdef readonly int num_units        # workers, or 1 for the host in this process
+    cdef readonly int envs_per_unit, rows_per_unit, units_per_batch
+    cdef readonly bint gather          # batches are the first to finish, copied together; else blocks, in place
+    cdef int phase                     # FRESH, HOLDING, FLYING or CLOSED
+    cdef bint entered                  # a call is under way
+
+    cdef WorkerState *unit             # [num_units]
+    cdef int *queue                    # [num_units] ring of units (gather) or blocks that are ready, in that order
+    cdef int queue_head, queue_len
+    cdef int *missing                  # [blocks] units of each block that are not ready
+    cdef int num_flying
+    cdef int *held                     # [num_units] the units of the batch in the user's hands
+    cdef int num_held
+    cdef list batches                  # [block][slot] of Batch, made when first needed
+    cdef list gathered                 # Batch objects on copied rows, used in turn
+    cdef int next_gathered
+
+    cdef fv_waiter waiter
+    cdef pollfd *life                  # [num_units] readable when a worker is dead
+    cdef int64_t next_life_check
+
+    # Actions: what a row may hold.
+    cdef object action_dtype
+    cdef tuple action_shape
+    cdef int action_type               # NumPy's type number, -1 for structured
+    cdef int action_items              # numbers in a row
+    cdef int64_t *low                  # [action_items] inclusive bounds of integers, or NULL
+    cdef int64_t *high
+
+    # Time spent, in ns: see VecEnv.stats.
+    cdef bint stepping                 # the last order was a step
+    cdef int64_t host_ns               # how long the host's last order took
+    cdef int since_sample              # batches since we last looked how long the workers took,
+    cdef int64_t slowest_ns            # which was this, for the slowest of a batch
+    cdef int64_t policy_ns, loop_ns, env_ns, batches_done, rows_done, last_recv, last_send
+
+    cdef enter(self, str call)
+    cdef set_bounds(self, spec)
+    cdef void order(self, int u, int what) noexcept nogil
+    cdef void collect(self) noexcept nogil
+    cdef void ready(self, int u, bint message) noexcept nogil
+    cdef bint enough(self, int units) noexcept nogil
+    cdef int wait(self, int units, int64_t deadline) noexcept nogil
+    cdef int dead_worker(self) noexcept nogil
+    cdef await_units(self, int units, timeout, str call)
+    cdef run_host(self)
+    cdef take(self, int units)
+    cdef object batch(self)
+    cdef object batch_in_place(self)
+    cdef object batch_gathered(self)
+    cdef dict messages(self)
+    cdef scatter(self, actions)
+    cdef const char *fast_actions(self, actions) except? NULL
+    cdef check_bounds(self, const char *data, Py_ssize_t rows)
+    cdef void account(self) noexcept nogil

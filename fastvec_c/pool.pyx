@@ -1,0 +1,635 @@
+"""The trainer's end: actions out, batches in."""
+from types import MappingProxyType
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from fastvec_c.actions import as_rows, out_of_bounds
+from fastvec_c.batch import Batch
+from fastvec_c.errors import ClosedError, RecvTimeout, StateError
+
+from fastvec_c.fields cimport ACTIONS, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
+from fastvec_c.mailbox cimport (
+    FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
+)
+from fastvec_c.sync cimport (
+    FV_INTERRUPTED, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
+)
+
+cnp.import_array()
+
+
+cdef extern from "<poll.h>" nogil:
+    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+    short POLLIN
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long x) noexcept nogil
+
+cdef enum:
+    # Phases.
+    FRESH = 0      # never reset
+    HOLDING = 1    # a batch is in the user's hands
+    FLYING = 2     # recv has something to wait for
+    CLOSED = 3
+
+    # What wait() returns beside the index of a dead worker.
+    CAME = -1
+    LATE = -2
+    SIGNAL = -3
+
+cdef int64_t LIFE_NS = 100_000_000      # how often a waiting trainer looks whether all workers live
+cdef int64_t NEVER = 0x7fffffffffffffff
+cdef int SAMPLED = 16                    # batches for one look at how long the workers took
+cdef int EAGER_LOOKS = 64               # before giving up the GIL for a wait
+
+# What the standard fields are called, with their place in a Batch.
+_IN_BATCH = ("observations", "rewards", "terminations", "truncations", "masks")
+_NO_INFOS = MappingProxyType({})
+
+
+cdef class Pool:
+    """Hands actions to workers and batches to the trainer.  `fastvec.VecEnv` is this plus processes and resets.
+
+    Args:
+        fields: the arena's arrays.
+        boxes, host: the workers' mailboxes, or the envs in this process; the other is None.
+        num_units: workers, or 1.
+        envs_per_unit, rows_per_unit: of each.
+        units_per_batch: how many `recv` waits for.
+        gather: take the first that finish and copy their rows together; else blocks of neighbours, in place.
+        action_spec: fastvec.Spec of one action.
+        policy: how to wait.
+    """
+
+    def __cinit__(self, Fields fields, Mailboxes boxes, Host host, int num_units, int envs_per_unit, int rows_per_unit,
+                  int units_per_batch, bint gather, action_spec, WaitPolicy policy, **_):
+        self.fields = fields
+        self.boxes = boxes
+        self.host = host
+        self.num_units = num_units
+        self.envs_per_unit = envs_per_unit
+        self.rows_per_unit = rows_per_unit
+        self.units_per_batch = units_per_batch
+        self.gather = gather and units_per_batch < num_units
+        self.waiter.policy = policy.c
+        self.conns = []
+        self.early = {}
+        self.unit = <WorkerState *>calloc(num_units, sizeof(WorkerState))
+        self.queue = <int *>calloc(num_units, sizeof(int))
+        self.missing = <int *>calloc(num_units, sizeof(int))
+        self.held = <int *>calloc(num_units, sizeof(int))
+        self.life = <pollfd *>calloc(num_units, sizeof(pollfd))
+        if not (self.unit and self.queue and self.missing and self.held and self.life):
+            raise MemoryError()
+        self.batches = [[None] * fields.slots for _ in range(num_units // units_per_batch + 1)]
+        self.gathered = [self._buffers() for _ in range(fields.slots)] if self.gather else []
+        for u in range(num_units):
+            self.life[u].fd = -1
+            self.life[u].events = POLLIN
+        self.set_bounds(action_spec)
+
+    def __dealloc__(self):
+        free(self.unit)
+        free(self.queue)
+        free(self.missing)
+        free(self.held)
+        free(self.life)
+        free(self.low)
+        free(self.high)
+
+    def _buffers(self):
+        """The arrays of one gathered batch."""
+        n = self.units_per_batch * self.rows_per_unit
+        arrays = [np.zeros((n, *self.fields.views[name].shape[2:]), self.fields.views[name].dtype) for name in _IN_BATCH]
+        return Batch(*arrays, _NO_INFOS, np.zeros(n, np.int64))
+
+    cdef set_bounds(self, spec):
+        """Integer actions must lie within the spec's bounds, or a compiled env might read outside its tables."""
+        cdef int i
+        self.action_dtype = spec.dtype
+        self.action_shape = spec.shape
+        self.action_items = int(np.prod(spec.shape, dtype=np.int64))
+        self.action_type = -1 if spec.dtype.names is not None else spec.dtype.num
+        if spec.dtype.kind not in "iu" or spec.low is None or spec.high is None:
+            return
+        low = np.broadcast_to(np.asarray(spec.low), spec.shape).ravel()
+        high = np.broadcast_to(np.asarray(spec.high), spec.shape).ravel()
+        self.low = <int64_t *>calloc(max(1, self.action_items), sizeof(int64_t))
+        self.high = <int64_t *>calloc(max(1, self.action_items), sizeof(int64_t))
+        if not (self.low and self.high):
+            raise MemoryError()
+        for i in range(self.action_items):
+            self.low[i] = max(int(low[i]), -(1 << 63))
+            self.high[i] = min(int(high[i]), (1 << 63) - 1)
+
+    def watch(self, int worker, int fd):
+        """`fd` becomes readable when the worker is dead."""
+        self.life[worker].fd = fd
+
+    # ---- the user's calls --------------------------------------------------------------------------------------------
+
+    def send(self, actions=None):
+        """Gives the actions for the batch that `recv` (or `reset`) returned to its workers; returns at once.
+
+        From here on until the `recv` that returns them again, the batch's rows are the workers' (with `slots=k`: one
+        slot of them; the observations just seen stay readable until the k-th next send).
+
+        Args:
+            actions: [rows of the batch, *action shape], an array of the action dtype for speed; anything that casts to
+                it without loss of kind, a torch tensor, or a dict or tuple of arrays for structured actions.  None
+                takes what the caller wrote into the `actions` field itself.
+
+        Raises:
+            StateError: there is no batch to answer.
+            ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then.
+        """
+        cdef int i, u
+        self.enter("send")
+        try:
+            if self.phase != HOLDING:
+                raise StateError(
+                    "send() before reset(): call reset() first" if self.phase == FRESH
+                    else "send() twice: call recv() for a batch first"
+                )
+            self.scatter(actions)
+            self.last_send = fv_now()
+            self.policy_ns += self.last_send - self.last_recv
+            self.batches_done += 1
+            self.rows_done += self.num_held * self.rows_per_unit
+            self.stepping = True
+            for i in range(self.num_held):
+                self.order(self.held[i], FV_STEP)
+            self.num_held = 0
+            self.phase = FLYING
+        finally:
+            self.entered = False
+
+    def recv(self, timeout=None):
+        """The next batch: waits until the workers it needs have finished.
+
+        Args:
+            timeout: seconds to wait at most; None is the VecEnv's own limit.
+
+        Raises:
+            StateError: nothing is under way: call `send`, `reset` or `async_reset` first.
+            RecvTimeout: the time has passed; `recv` may be called again.
+            WorkerError: an env raised or a worker died; the VecEnv is closed then.
+        """
+        self.enter("recv")
+        try:
+            if self.phase != FLYING:
+                raise StateError(
+                    "recv() before reset(): call async_reset() first" if self.phase == FRESH
+                    else "recv() with nothing sent: call send(actions) for the last batch first"
+                )
+            self.await_units(self.units_per_batch, timeout, "recv")
+            self.take(self.units_per_batch)
+            return self.batch()
+        finally:
+            self.entered = False
+
+    def step(self, actions):
+        """`send` and `recv` in one.
+
+        Returns:
+            (observations, rewards, terminations, truncations, infos) of a Batch; its masks are in `vec.masks`.
+
+        Raises:
+            what `send` and `recv` raise.
+        """
+        self.send(actions)
+        batch = self.recv()
+        return batch[0], batch[1], batch[2], batch[3], batch[5]
+
+    # ---- for VecEnv --------------------------------------------------------------------------------------------------
+
+    def _await_all(self, timeout, str call):
+        """Waits until every worker has finished; batches that nobody received are dropped, their infos too."""
+        self.enter(call)
+        try:
+            self.await_units(self.num_units, timeout, call)
+            self.take(self.num_units)
+            self.messages()
+            if self.phase == FLYING:
+                self.phase = HOLDING
+        finally:
+            self.entered = False
+
+    def _order_reset(self, options, bint keep_slots):
+        """Resets the envs that the arena's table tells to; the others keep their rows."""
+        cdef int u
+        self.enter("reset")
+        try:
+            self.last_send = fv_now()
+            self.stepping = False
+            self.options = options
+            self.num_held = 0
+            for u in range(self.num_units):
+                if not keep_slots:
+                    self.unit[u].slot = 0
+                if self.boxes is not None:
+                    self.boxes.box[u].has_options = options is not None
+                    if options is not None:
+                        self._tell(u, options)
+                self.order(u, FV_RESET)
+            self.phase = FLYING
+        finally:
+            self.entered = False
+
+    def _recv_all(self, timeout, str call):
+        """One batch of all rows, in place."""
+        self.enter(call)
+        try:
+            self.await_units(self.num_units, timeout, call)
+            self.take(self.num_units)
+            return self.batch()
+        finally:
+            self.entered = False
+
+    def _order_call(self, request, timeout):
+        """[answer of each worker] to a request on the slow path.  Batches on their way stay receivable."""
+        cdef int u, i
+        self.enter("call")
+        try:
+            self.await_units(self.num_units, timeout, "call")
+            queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
+            for u in range(self.num_units):
+                if self.unit[u].message:  # infos lie on the pipe before the answer
+                    self.early[u] = self._hear(u)
+                self.order(u, FV_CALL)
+                self._tell(u, request)
+            self.await_units(self.num_units, timeout, "call")
+            self.queue_head = 0
+            self.queue_len = len(queued)
+            for i, u in enumerate(queued):
+                self.queue[i] = u
+            return [self._hear(u) for u in range(self.num_units)]
+        finally:
+            self.entered = False
+
+    def _tell(self, int worker, message):
+        try:
+            self.conns[worker].send(message)
+        except OSError:  # the worker is dead: await_units will find out and say how
+            pass
+
+    def _hear(self, int worker):
+        """What a worker put on its pipe; an error it reports is raised."""
+        self.unit[worker].message = False
+        try:
+            kind, content = self.conns[worker].recv()
+        except (EOFError, OSError):
+            self._on_death(worker)
+        if kind == "failed":
+            self._on_failure(worker, content)
+        return content
+
+    def _order_of(self, int worker):
+        """What the worker was told last and has not finished: "step", "reset", "call" or None."""
+        return {FV_STEP: "step", FV_RESET: "reset", FV_CALL: "call"}.get(self.unit[worker].order)
+
+    def _env_at_work(self, int worker):
+        """Global index of the env that the worker dealt with last."""
+        return worker * self.envs_per_unit + self.boxes.box[worker].current
+
+    @property
+    def _phase(self):
+        return ("fresh", "holding", "flying", "closed")[self.phase]
+
+    @property
+    def _slot(self):
+        """The slot that was written last (of worker 0: of all, unless batches are smaller than all)."""
+        return self.unit[0].slot
+
+    @property
+    def _pending(self):
+        """Workers that have not finished."""
+        return [u for u in range(self.num_units) if self.unit[u].order]
+
+    @property
+    def _holds_all(self):
+        return self.phase == HOLDING and self.num_held == self.num_units
+
+    def _mark_closed(self):
+        self.phase = CLOSED
+
+    def _times(self):
+        """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
+        return self.policy_ns * 1e-9, self.loop_ns * 1e-9, self.env_ns * 1e-9, self.batches_done, self.rows_done
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    cdef enter(self, str call):
+        if self.entered:
+            raise StateError(f"{call}() while another call is under way: a VecEnv is for one thread at a time")
+        if self.phase == CLOSED:
+            raise ClosedError(f"{call}() after close(): make a new VecEnv")
+        self.entered = True
+
+    cdef void order(self, int u, int what) noexcept nogil:
+        """Tells a unit to step, reset or be called.  Its rows are not ours until it is ready()."""
+        cdef WorkerState *w = &self.unit[u]
+        w.action_slot = w.slot
+        if what == FV_STEP:
+            w.slot = (w.slot + 1) % self.fields.slots
+        w.order = what
+        self.num_flying += 1
+        self.missing[u // self.units_per_batch] += 1
+        if self.boxes is not None:
+            self.boxes.box[u].slot = w.slot
+            self.boxes.box[u].action_slot = w.action_slot
+            fv_post(&self.boxes.box[u], what)
+
+    cdef void ready(self, int u, bint message) noexcept nogil:
+        """A unit has finished: queues it, or its block when that was the last one missing."""
+        cdef int block = u // self.units_per_batch, entry
+        self.unit[u].order = 0
+        self.unit[u].message = message
+        self.num_flying -= 1
+        self.missing[block] -= 1
+        if self.gather:
+            entry = u
+        elif self.missing[block] == 0:
+            entry = block
+        else:
+            return
+        self.queue[(self.queue_head + self.queue_len) % self.num_units] = entry
+        self.queue_len += 1
+
+    cdef void collect(self) noexcept nogil:
+        cdef uint64_t bits, messages = 0
+        cdef int k, i
+        if self.boxes is None:
+            return
+        for k in range(self.boxes.num_words):
+            bits = fv_take(self.boxes.ready, k, &messages)
+            while bits:
+                i = __builtin_ctzll(bits)
+                self.ready(64 * k + i, (messages >> i) & 1)
+                bits &= bits - 1
+
+    cdef bint enough(self, int units) noexcept nogil:
+        if units == self.num_units:
+            return self.num_flying == 0
+        return self.queue_len >= (units if self.gather else 1)
+
+    cdef int wait(self, int units, int64_t deadline) noexcept nogil:
+        """Waits for `units` units.  CAME, LATE, SIGNAL (look for Ctrl-C), or the index of a dead worker."""
+        cdef int64_t now
+        cdef int rc, result = CAME
+        fv_wait_begin(&self.waiter, fv_now())
+        while True:
+            self.collect()
+            if self.enough(units):
+                break
+            if fv_wait_turn(&self.waiter):
+                continue
+            # A worker killed just before it rang would ring for ever in vain: sleep in short naps, and look.
+            now = fv_now()
+            if now >= deadline:
+                return LATE
+            rc = fv_park_trainer(self.boxes.ready, self.boxes.num_words, min(LIFE_NS, deadline - now))
+            result = self.dead_worker()
+            if result != CAME:
+                return result
+            if rc == FV_INTERRUPTED:
+                return SIGNAL
+        fv_wait_end(&self.waiter, fv_now())
+        return CAME
+
+    cdef int dead_worker(self) noexcept nogil:
+        """The index of a dead worker whose rows are awaited, or CAME; asks the kernel at most every LIFE_NS."""
+        cdef int u
+        cdef int64_t now = fv_now()
+        if now < self.next_life_check:
+            return CAME
+        self.next_life_check = now + LIFE_NS
+        if poll(self.life, self.num_units, 0) > 0:
+            self.collect()  # what it finished before it died is valid
+            for u in range(self.num_units):
+                if self.life[u].revents and self.unit[u].order:
+                    return u
+        return CAME
+
+    cdef await_units(self, int units, timeout, str call):
+        cdef int64_t deadline = NEVER
+        cdef int i, rc
+        if self.host is not None:
+            if self.num_flying:
+                self.run_host()
+            return
+        timeout = self._timeout if timeout is None else timeout
+        if timeout is not None:
+            deadline = fv_now() + <int64_t>(min(timeout, 1e9) * 1e9)
+        # Busy batches would never let wait() come to its naps.
+        rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
+        if rc == CAME:
+            for i in range(EAGER_LOOKS if self.waiter.policy.spin_ns else 1):
+                self.collect()
+                if self.enough(units):
+                    fv_wait_none(&self.waiter)
+                    return
+                fv_pause()
+            rc = SIGNAL
+        while rc == SIGNAL:
+            with nogil:
+                rc = self.wait(units, deadline)
+            # Python runs its signal handlers here, Ctrl-C's too: nothing is lost by it, recv may be called again.
+        if rc == LATE:
+            raise RecvTimeout(f"{call}(): no answer within {timeout:g} s from worker {_listed(self._pending)}; "
+                              "the envs may be slow or stuck: wait again, or close()")
+        if rc >= 0:
+            self._on_death(rc)
+
+    cdef run_host(self):
+        """Has the envs of this process do what was ordered."""
+        cdef WorkerState *w = &self.unit[0]
+        cdef int order = w.order
+        cdef int64_t began = fv_now()
+        try:
+            if order == FV_STEP:
+                self.host.step(w.action_slot, w.slot)
+            else:
+                self.host.reset(w.slot, self.options)
+        except Exception as error:
+            self._on_exception(error, "step" if order == FV_STEP else "reset")
+        self.host_ns = fv_now() - began
+        self.ready(0, False)
+
+    cdef take(self, int units):
+        """Moves the batch that wait() promised from the queue to `held`."""
+        cdef int i, first = 0
+        if units == self.num_units:
+            self.queue_len = 0
+        elif not self.gather:
+            first = self.queue[self.queue_head] * units
+        if units < self.num_units and self.gather:
+            for i in range(units):
+                self.held[i] = self.queue[(self.queue_head + i) % self.num_units]
+            self.queue_head = (self.queue_head + units) % self.num_units
+            self.queue_len -= units
+        else:
+            for i in range(units):
+                self.held[i] = first + i
+            if units < self.num_units:
+                self.queue_head = (self.queue_head + 1) % self.num_units
+                self.queue_len -= 1
+        self.num_held = units
+
+    cdef object batch(self):
+        """The Batch of what is held; from here on it is the user's."""
+        infos = self.messages()
+        if self.gather and self.num_held < self.num_units:
+            batch = self.batch_gathered()
+        else:
+            batch = self.batch_in_place()
+        if infos:
+            batch = batch._replace(infos=infos)
+        self.account()
+        self.phase = HOLDING
+        return batch
+
+    cdef object batch_in_place(self):
+        cdef int first = self.held[0], slot = self.unit[first].slot
+        cdef int blocks = self.num_units // self.units_per_batch  # the last entry is the batch of all
+        cdef int block = blocks if self.num_held == self.num_units else first // self.units_per_batch
+        batch = self.batches[block][slot]
+        if batch is None:
+            rows = slice(first * self.rows_per_unit, (first + self.num_held) * self.rows_per_unit)
+            views = [self.fields.views[name][slot, rows] for name in _IN_BATCH]
+            batch = Batch(*views, _NO_INFOS, np.arange(rows.start, rows.stop))
+            batch.rows.flags.writeable = False
+            self.batches[block][slot] = batch
+        return batch
+
+    cdef object batch_gathered(self):
+        cdef cnp.ndarray array
+        cdef Field *f
+        cdef int i, k, u, n = self.rows_per_unit
+        cdef int *which = [OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, MASKS]
+        cdef char *data
+        cdef int64_t *rows
+        batch = self.gathered[self.next_gathered]
+        self.next_gathered = (self.next_gathered + 1) % self.fields.slots
+        for k in range(5):
+            f = &self.fields.field[which[k]]
+            array = batch[k]
+            data = <char *>cnp.PyArray_DATA(array)
+            with nogil:
+                for i in range(self.num_held):
+                    u = self.held[i]
+                    memcpy(data + i * n * f.row_nbytes, row(f, self.unit[u].slot, u * n), n * f.row_nbytes)
+        array = batch[6]
+        rows = <int64_t *>cnp.PyArray_DATA(array)
+        for i in range(self.num_held):
+            for k in range(n):
+                rows[i * n + k] = self.held[i] * n + k
+        return batch
+
+    cdef dict messages(self):
+        """The infos of the units held; an error that one of them reports is raised."""
+        cdef int i, u
+        if self.host is not None:
+            return self.host.infos
+        infos = {}
+        for i in range(self.num_held):
+            u = self.held[i]
+            if self.unit[u].message:
+                infos.update(self._hear(u))
+            elif u in self.early:
+                infos.update(self.early.pop(u))
+        return infos
+
+    cdef scatter(self, actions):
+        """Writes the actions of the held units into their rows of the arena."""
+        cdef const char *data = NULL
+        cdef Field *f = &self.fields.field[ACTIONS]
+        cdef int i, u, n = self.rows_per_unit
+        cdef size_t nbytes = n * f.row_nbytes
+        cdef char *target
+        if actions is not None:
+            data = self.fast_actions(actions)
+            if data == NULL:
+                actions = as_rows(actions, self.num_held * n, self.action_shape, self.action_dtype)
+                data = <const char *>cnp.PyArray_DATA(actions)
+            self.check_bounds(data, self.num_held * n)
+        for i in range(self.num_held):
+            u = self.held[i]
+            target = row(f, self.unit[u].slot, u * n)
+            if data == NULL:
+                self.check_bounds(target, n)
+            elif target != data + i * nbytes:
+                memcpy(target, data + i * nbytes, nbytes)
+
+    cdef const char *fast_actions(self, actions) except? NULL:
+        """The data of an array that is already as the arena wants it; NULL for anything else."""
+        cdef int i
+        cdef cnp.ndarray array
+        if not cnp.PyArray_CheckExact(actions):
+            return NULL
+        array = actions
+        if (
+            cnp.PyArray_TYPE(array) != self.action_type
+            or not cnp.PyArray_ISCARRAY_RO(array)
+            or cnp.PyArray_NDIM(array) != 1 + len(self.action_shape)
+            or cnp.PyArray_DIM(array, 0) != self.num_held * self.rows_per_unit
+        ):
+            return NULL
+        for i in range(len(self.action_shape)):
+            if cnp.PyArray_DIM(array, i + 1) != <Py_ssize_t>self.action_shape[i]:
+                return NULL
+        return <const char *>cnp.PyArray_DATA(array)
+
+    cdef check_bounds(self, const char *data, Py_ssize_t rows):
+        cdef const int64_t *x = <const int64_t *>data
+        cdef Py_ssize_t r
+        cdef int k
+        cdef bint bad = False
+        if self.low == NULL:
+            return
+        if self.action_type == cnp.NPY_INT64:
+            for r in range(rows):
+                for k in range(self.action_items):
+                    bad |= x[k] < self.low[k] or x[k] > self.high[k]
+                x += self.action_items
+            if not bad:
+                return
+        shape = (rows, *self.action_shape)
+        array = np.frombuffer(<const char[:rows * self.fields.field[ACTIONS].row_nbytes]>data, self.action_dtype)
+        array = array.reshape(shape)
+        low = np.array(<int64_t[:self.action_items]>self.low).reshape(self.action_shape)
+        high = np.array(<int64_t[:self.action_items]>self.high).reshape(self.action_shape)
+        if (array < low).any() or (array > high).any():
+            raise out_of_bounds(array, low, high)
+
+    cdef void account(self) noexcept nogil:
+        """Where the time since send went: the slowest env, and the rest.
+
+        The slowest is looked up for one batch in SAMPLED only: its number lies on a line that the worker writes in
+        every step, and fetching that costs as much as the handoff itself.
+        """
+        cdef int i
+        cdef int64_t now = fv_now(), passed = now - self.last_send
+        self.last_recv = now
+        if not self.stepping:
+            return
+        self.loop_ns += passed
+        if self.host is not None:
+            self.env_ns += self.host_ns
+            return
+        self.since_sample += 1
+        if self.since_sample == SAMPLED:
+            self.since_sample = 0
+            self.slowest_ns = 0
+            for i in range(self.num_held):
+                self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
+        self.env_ns += min(self.slowest_ns, passed)
+
+
+def _listed(items):
+    return ", ".join(map(str, items))
