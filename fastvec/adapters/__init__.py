@@ -1,0 +1,65 @@
+"""From other people's envs to the one contract that workers step: one file for each kind of env."""
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from fastvec.adapters.gymnasium import adapt_gymnasium
+from fastvec.adapters.rows import adapt_rows
+from fastvec.env import Env
+
+ACCEPTED = "expected a gymnasium.Env, a fastvec.Env or a compiled env (one with __fastvec_env__)"
+
+
+def adapt(env: Any, autoreset: str = "next_step") -> Any:
+    """What a worker steps, for what a creator returned.
+
+    Args:
+        env: a gymnasium.Env, a fastvec.Env, or a compiled env (which is returned as it is).
+        autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
+
+    Returns:
+        a `fastvec_c.pyenv.PyEnv`, or the compiled env.
+
+    Raises:
+        TypeError: the creator returned something else, or a space has no fixed size.
+    """
+    mistake = _mistake(env)
+    if mistake:
+        raise TypeError(f"{mistake}; {ACCEPTED}")
+    if hasattr(env, "__fastvec_env__"):
+        return env
+    if isinstance(env, Env):
+        return adapt_rows(env)
+    gymnasium = sys.modules.get("gymnasium")
+    if gymnasium and isinstance(env, gymnasium.Env):
+        return adapt_gymnasium(env, autoreset)
+    raise TypeError(f"the creator returned an object of type {_type_name(type(env))}{_hint(env)}; {ACCEPTED}")
+
+
+def _mistake(env):
+    """What went wrong in the creator, where its result shows it."""
+    if env is None:
+        return "the creator returned None: did it forget `return`"
+    if isinstance(env, type):
+        return f"the creator returned the class {_type_name(env)} itself: return an instance, {env.__name__}(…)"
+    if isinstance(env, (list, tuple)):
+        return f"the creator returned a {type(env).__name__} of {len(env)}: return one env; fastvec makes as many as asked"
+    return None
+
+
+def _hint(env):
+    gymnasium = sys.modules.get("gymnasium")
+    if gymnasium and isinstance(env, gymnasium.vector.VectorEnv):
+        return ", which is vectorized already: return a single env, and let fastvec make many"
+    if type(env).__module__.split(".")[0] == "gym" or any(c.__module__.split(".")[0] == "gym" for c in type(env).__mro__):
+        return ", from the old gym package: port it to gymnasium, or wrap it with shimmy"
+    if callable(env):
+        return ", a function: did the creator return it without calling it"
+    if hasattr(env, "step") and hasattr(env, "reset"):
+        return ", which has step and reset but no known base class: derive it from gymnasium.Env or fastvec.Env"
+    return ""
+
+
+def _type_name(kind):
+    return f"{kind.__module__}.{kind.__qualname__}"
