@@ -191,16 +191,15 @@ class _Reader:
                 int(self.number(road, "map_element_id", where, np.int64)))
 
     def order(self, metadata, ids):
-        """The self-driving car, the tracks to predict, the objects of interest, then the rest in file order."""
-        first = [self.get(metadata, "sdc_track_index", "metadata", int)]
-        for k, track in enumerate(self.get(metadata, "tracks_to_predict", "metadata", list)):
-            first.append(self.get(track, "track_index", f"metadata.tracks_to_predict[{k}]", int))
-        for index in first:
+        """The self-driving car, the tracks to predict, the objects of interest, the rest; each group in file order."""
+        car = self.get(metadata, "sdc_track_index", "metadata", int)
+        tracks = [self.get(track, "track_index", f"metadata.tracks_to_predict[{k}]", int)
+                  for k, track in enumerate(self.get(metadata, "tracks_to_predict", "metadata", list))]
+        for index in (car, *tracks):
             if not 0 <= index < len(ids):
                 self.fail("metadata", f"names the track {index}, but there are {len(ids)} objects")
-        interest = set(self.get(metadata, "objects_of_interest", "metadata", list))
-        first += [i for i, ident in enumerate(ids) if ident in interest]
-        return list(dict.fromkeys(first + list(range(len(ids)))))
+        interest = self.get(metadata, "objects_of_interest", "metadata", list)
+        return sorted(range(len(ids)), key=lambda i: (i != car, i not in tracks, ids[i] not in interest, i))
 
 
 def _brief(value):
