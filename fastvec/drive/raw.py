@@ -1,0 +1,70 @@
+"""One world in the layout of GPUDrive's tensors, computed when asked for; apart from the code that writes rows."""
+from __future__ import annotations
+
+import numpy as np
+
+PARTNERS, ROADS = 63, 200
+AWAY_Z = np.finfo(np.float32).max
+
+
+def _wrap(angle):
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
+def _to_frame(s, i, x, y):
+    """Positions in the frame of the agent in slot i."""
+    dx, dy = x - s["x"][i], y - s["y"][i]
+    c, n = np.cos(s["yaw"][i]), np.sin(s["yaw"][i])
+    return dx * c + dy * n, dy * c - dx * n
+
+
+def _partners(s, i, radius):
+    out = np.zeros((PARTNERS, 9), np.float32)
+    out[:, 8] = -1
+    x, y = _to_frame(s, i, s["x"], s["y"])
+    near = [j for j in np.flatnonzero(np.hypot(x, y) <= radius) if j != i]
+    out[:len(near)] = np.stack([s["speed"], x, y, _wrap(s["yaw"] - s["yaw"][i]), s["length"], s["width"], s["height"],
+                                s["type"], s["id"]], 1)[near]
+    return out
+
+
+def _roads(s, i, roads, radius, nearest):
+    out = np.zeros((ROADS, 9), np.float32)
+    out[:, 7:] = 0 if nearest else -1
+    x, y = _to_frame(s, i, roads[:, 0], roads[:, 1])
+    distance = np.hypot(x, y)
+    near = np.flatnonzero(distance <= radius)
+    if nearest:
+        near = np.sort(near[np.argsort(distance[near], kind="stable")[:ROADS]])
+    near = near[:ROADS]
+    seen = roads[near].copy()
+    seen[:, 0], seen[:, 1], seen[:, 5] = x[near], y[near], _wrap(roads[near, 5] - s["yaw"][i])
+    out[:len(near)] = seen
+    return out
+
+
+def tensors(worlds, world, config):
+    """See `fastvec.drive.Drive.raw`."""
+    s, scene = worlds.state(world), worlds.scene_of(world)
+    n, roads = scene.num_agents, scene.map_observation
+    zero = np.zeros(n, np.float32)
+    goal = np.stack([_to_frame(dict(x=[s["x"][i]], y=[s["y"][i]], yaw=[s["yaw"][i]]), 0, s["goal_x"][i], s["goal_y"][i]) for i in range(n)])
+    half = s["yaw"] / 2
+    z = np.where(s["away"], AWAY_Z, np.float32(1))
+    nearest = config.road_obs_algorithm == "k_nearest_roadpoints"
+    return dict(
+        self_observation=np.column_stack([s["speed"], s["length"], s["width"], s["height"], goal, s["collided"], s["id"]]).astype(np.float32),
+        absolute_self_observation=np.column_stack(
+            [s["x"], s["y"], z, np.cos(half), zero, zero, np.sin(half), s["yaw"], s["goal_x"], s["goal_y"],
+             s["length"], s["width"], s["height"], s["id"]]).astype(np.float32),
+        partner_observations=np.stack([_partners(s, i, config.obs_radius) for i in range(n)]),
+        agent_roadmap=np.stack([_roads(s, i, roads, config.obs_radius, nearest) for i in range(n)]),
+        map_observation=roads.copy(),
+        done=s["done"].astype(np.int32),
+        info=np.column_stack([s["hit_road"], s["hit_vehicle"], s["hit_other"], s["reached"], s["type"]]).astype(np.int32),
+        reward=s["reward"],
+        controlled_state=s["is_controlled"].astype(np.int32),
+        steps_remaining=np.full(n, config.episode_len - s["step"], np.int32),
+        shape=np.array([n, len(roads)], np.int32),
+        world_means=scene.world_means,
+    )

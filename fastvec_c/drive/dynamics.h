@@ -1,0 +1,108 @@
+/* dynamics.h: how agents move in one step of 0.1 s.  classic is the kinematic bicycle about the centre of gravity
+ * (Rajamani, Vehicle Dynamics and Control, 2.2); bicycle is the invertible model of Waymax
+ * (Gulino et al. 2023), whose steering is a curvature. */
+#ifndef FASTVEC_DRIVE_DYNAMICS_H
+#define FASTVEC_DRIVE_DYNAMICS_H
+
+#include <math.h>
+
+#include "angle.h"
+#include "layout.h"
+
+#define DRIVE_DT 0.1f
+
+/* Fills in what classic dynamics derives from the steering angle. */
+static inline void drive_prepare_action(drive_action *action)
+{
+    float tan_steer = (float)tan((double)action->value[1]), slip = (float)atan(0.5 * (double)tan_steer);
+    action->tan_steer = tan_steer;
+    drive_sincos(slip, &action->sin_slip, &action->cos_slip);
+}
+
+static inline void drive_turn(drive_world *world, int32_t i, float yaw)
+{
+    world->yaw[i] = yaw;
+    drive_sincos(yaw, &world->sin[i], &world->cos[i]);
+}
+
+static inline void drive_set_velocity(drive_world *world, int32_t i, float vx, float vy)
+{
+    world->vx[i] = vx;
+    world->vy[i] = vy;
+    world->speed[i] = __builtin_sqrtf(vx * vx + vy * vy);
+}
+
+/* value: acceleration, steering angle. */
+static inline void drive_move_classic(drive_world *world, int32_t i, const drive_action *action)
+{
+    float c = world->cos[i], s = world->sin[i], speed = world->speed[i];
+    float mean_speed = speed + 0.5f * action->value[0] * DRIVE_DT;
+    float travel = mean_speed * DRIVE_DT;
+    world->x[i] += travel * (c * action->cos_slip - s * action->sin_slip);
+    world->y[i] += travel * (s * action->cos_slip + c * action->sin_slip);
+    float turn = mean_speed * action->cos_slip * action->tan_steer / world->scene->length[i] * DRIVE_DT;
+    drive_turn(world, i, drive_wrap_any(world->yaw[i] + turn));
+    float after = speed + action->value[0] * DRIVE_DT;
+    drive_set_velocity(world, i, after * world->cos[i], after * world->sin[i]);
+}
+
+/* value: acceleration, curvature. */
+static inline void drive_move_bicycle(drive_world *world, int32_t i, const drive_action *action)
+{
+    float accel = __builtin_fminf(__builtin_fmaxf(action->value[0], -6.0f), 6.0f);
+    float curvature = __builtin_fminf(__builtin_fmaxf(action->value[1], -3.0f), 3.0f);
+    float speed = world->speed[i], half = 0.5f * accel * DRIVE_DT * DRIVE_DT;
+    world->x[i] += world->vx[i] * DRIVE_DT + half * world->cos[i];
+    world->y[i] += world->vy[i] * DRIVE_DT + half * world->sin[i];
+    drive_turn(world, i, drive_wrap_any(world->yaw[i] + curvature * (speed * DRIVE_DT + half)));
+    float after = speed + accel * DRIVE_DT;
+    drive_set_velocity(world, i, after * world->cos[i], after * world->sin[i]);
+}
+
+/* value: dx, dy in the agent's frame, dyaw. */
+static inline void drive_move_delta_local(drive_world *world, int32_t i, const drive_action *action)
+{
+    float c = world->cos[i], s = world->sin[i];
+    float dx = action->value[0] * c - action->value[1] * s, dy = action->value[0] * s + action->value[1] * c;
+    world->x[i] += dx;
+    world->y[i] += dy;
+    drive_turn(world, i, drive_wrap_any(world->yaw[i] + action->value[2]));
+    drive_set_velocity(world, i, dx / DRIVE_DT, dy / DRIVE_DT);
+}
+
+/* value: x, y, z, yaw, vx, vy, and vz and angular velocities, which change nothing in the plane. */
+static inline void drive_move_state(drive_world *world, int32_t i, const drive_action *action)
+{
+    world->x[i] = action->value[0];
+    world->y[i] = action->value[1];
+    drive_turn(world, i, drive_wrap_any(action->value[3]));
+    drive_set_velocity(world, i, action->value[4], action->value[5]);
+}
+
+static inline void drive_move(drive_world *world, int32_t i, int32_t dynamics, const drive_action *action)
+{
+    switch (dynamics) {
+    case DRIVE_CLASSIC: drive_move_classic(world, i, action); break;
+    case DRIVE_BICYCLE: drive_move_bicycle(world, i, action); break;
+    case DRIVE_DELTA_LOCAL: drive_move_delta_local(world, i, action); break;
+    default: drive_move_state(world, i, action);
+    }
+}
+
+static inline void drive_follow_log(drive_world *world, int32_t i, int32_t log_index)
+{
+    const drive_log_point *point = &world->scene->log[i * DRIVE_STEPS + log_index];
+    world->x[i] = point->x;
+    world->y[i] = point->y;
+    drive_turn(world, i, point->yaw);
+    drive_set_velocity(world, i, point->vx, point->vy);
+}
+
+static inline void drive_send_away(drive_world *world, int32_t i)
+{
+    world->x[i] = world->y[i] = DRIVE_AWAY;
+    drive_set_velocity(world, i, 0, 0);
+    world->away[i] = 1;
+}
+
+#endif

@@ -1,0 +1,51 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from fastvec_c.drive.layout cimport drive_rules, drive_scene, drive_world
+
+cdef extern from "fastvec_env.h" nogil:
+    enum:
+        FASTVEC_ENV_ABI, FASTVEC_OK, FASTVEC_INFO, FASTVEC_ERROR
+    const char *FASTVEC_ENV_CAPSULE
+    ctypedef struct fastvec_rows:
+        const void *actions
+        void *observations
+        float *rewards
+        uint8_t *terminations
+        uint8_t *truncations
+        uint8_t *masks
+    ctypedef struct fastvec_env:
+        uint32_t abi, num_agents
+        size_t observation_nbytes, action_nbytes
+        void *self
+        int (*reset)(void *self, const fastvec_rows *rows, const uint64_t *seed) noexcept nogil
+        int (*step)(void *self, const fastvec_rows *rows) noexcept nogil
+        const char *(*error)(void *self) noexcept nogil
+
+# What is told of a finished episode.
+ctypedef struct drive_episode:
+    int32_t world, scene, length, num_agents
+    float goal_rate, collision_rate, off_road_rate, truncation_rate, mean_return
+
+# Many worlds behind the ABI.  The arrays belong to the Worlds object that holds this struct.
+ctypedef struct drive_env:
+    fastvec_env abi
+    drive_rules rules
+    int32_t num_worlds, num_scenes
+    uint8_t auto_reset, sample_scenes
+    drive_world *worlds
+    const drive_scene **scenes
+    int32_t *scene_of     # [num_worlds]: the scene that a world hosts
+    int32_t *first_row    # [num_worlds + 1]
+    uint64_t *random      # [num_worlds]: state of each world's stream
+    drive_episode *episodes  # ring of num_episodes places
+    int32_t num_episodes
+    int64_t episodes_written, episodes_read
+    char[160] message
+
+
+cdef class Worlds:
+    cdef drive_env env
+    cdef readonly list scenes
+    cdef list _keep
+    cdef void *_zeros(self, size_t nbytes)
+    cdef _set_rules(self, config, actions, action_floats)

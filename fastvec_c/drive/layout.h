@@ -1,0 +1,112 @@
+/* layout.h: what a scene and a world look like in memory.
+ *
+ * A drive_scene never changes after it was built, and any number of worlds may read it.  A drive_world is one running
+ * episode, as a structure of arrays over agent slots.  Lengths are metres, angles radians, speeds m/s; positions are
+ * relative to the scene's mean.
+ */
+#ifndef FASTVEC_DRIVE_LAYOUT_H
+#define FASTVEC_DRIVE_LAYOUT_H
+
+#include <stdint.h>
+
+enum {
+    DRIVE_AGENTS = 64,       /* slots of a world */
+    DRIVE_SEGMENTS = 10000,  /* road segments of a scene; ids fit 16 bits */
+    DRIVE_STEPS = 91,        /* points of a logged trajectory */
+    DRIVE_EGO = 6,           /* floats of the parts of an observation row */
+    DRIVE_PARTNERS = 63,
+    DRIVE_PARTNER = 6,
+    DRIVE_ROADS = 200,
+    DRIVE_ROAD = 13,
+    DRIVE_ROW = 6 + 63 * 6 + 200 * 13,
+    DRIVE_ACTION = 10        /* floats of the longest action (state dynamics) */
+};
+
+enum {
+    DRIVE_EDGE = 1, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN,
+    DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
+};
+enum { DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE };
+enum { DRIVE_IGNORE, DRIVE_STOP, DRIVE_REMOVE };
+enum { DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED };
+enum { DRIVE_LINEAR, DRIVE_K_NEAREST };
+
+/* Where agents that are out of the episode stand. */
+#define DRIVE_AWAY (-11000.0f)
+/* Agents are this much of their size where it matters: in collisions and in what others see. */
+#define DRIVE_AGENT_SCALE 0.7f
+
+/* One road segment as observers need it: one cache line.  `row` is its row of an observation, normalised, but for x, y
+ * and heading (floats 0, 1 and 5), which depend on the observer. */
+typedef struct drive_segment {
+    float row[DRIVE_ROAD];
+    float x, y, heading;
+} drive_segment;
+
+/* An oriented rectangle. */
+typedef struct drive_box {
+    float x, y, cos, sin, half_length, half_width;
+    float reach; /* no point of it is farther from its centre */
+    int32_t type;
+} drive_box;
+
+/* Square cells over a rectangle; cell c lists item[start[c]] .. item[start[c + 1]], ascending. */
+typedef struct drive_grid {
+    float x0, y0, cells_per_metre;
+    int32_t nx, ny;
+    int32_t *start;
+    uint16_t *item;
+} drive_grid;
+
+typedef struct drive_log_point {
+    float x, y, vx, vy, yaw;
+    int32_t valid;
+} drive_log_point;
+
+typedef struct drive_scene {
+    int32_t num_agents, num_controlled, num_segments, num_obstacles;
+    float mean_x, mean_y;
+    drive_segment *segments;
+    drive_grid segments_near;   /* per cell: the segments that an observer in it may see */
+    drive_box *obstacles;       /* road edges and stop signs */
+    drive_grid obstacles_near;  /* per cell: the obstacles that an agent in it may touch */
+    drive_log_point *log;       /* [num_agents][DRIVE_STEPS] */
+    int32_t controlled[DRIVE_AGENTS]; /* slots of the controlled agents, ascending */
+    uint8_t is_controlled[DRIVE_AGENTS], is_static[DRIVE_AGENTS], type[DRIVE_AGENTS];
+    float length[DRIVE_AGENTS], width[DRIVE_AGENTS], height[DRIVE_AGENTS], id[DRIVE_AGENTS];
+    float goal_x[DRIVE_AGENTS], goal_y[DRIVE_AGENTS];
+    float seen_length[DRIVE_AGENTS], seen_width[DRIVE_AGENTS]; /* as observations show them */
+} drive_scene;
+
+/* One discrete or continuous action, ready to be applied. */
+typedef struct drive_action {
+    float value[DRIVE_ACTION];
+    float tan_steer, cos_slip, sin_slip; /* classic dynamics only */
+} drive_action;
+
+/* What the configuration says, shared by the worlds of an env. */
+typedef struct drive_rules {
+    int32_t dynamics, collision, reward, road_algorithm, episode_len;
+    float radius, goal_distance;
+    float collision_weight, goal_weight, off_road_weight;
+    int32_t num_actions;         /* 0: actions are floats */
+    int32_t action_floats;       /* of a continuous action */
+    const drive_action *actions; /* [num_actions] */
+    const float *empty_roads;    /* [DRIVE_ROADS * DRIVE_ROAD]: what no road looks like */
+} drive_rules;
+
+typedef struct drive_world {
+    const drive_scene *scene;
+    int32_t step;                /* steps taken in this episode */
+    int32_t live;                /* controlled agents still in the episode */
+    float x[DRIVE_AGENTS], y[DRIVE_AGENTS], yaw[DRIVE_AGENTS], cos[DRIVE_AGENTS], sin[DRIVE_AGENTS];
+    float vx[DRIVE_AGENTS], vy[DRIVE_AGENTS], speed[DRIVE_AGENTS];
+    float reward[DRIVE_AGENTS];  /* 1 within the goal distance, else 0: GPUDrive's own reward */
+    uint8_t done[DRIVE_AGENTS], reached[DRIVE_AGENTS], away[DRIVE_AGENTS], collided[DRIVE_AGENTS];
+    uint8_t hit_road[DRIVE_AGENTS], hit_vehicle[DRIVE_AGENTS], hit_other[DRIVE_AGENTS];
+    /* by row: the controlled agents in slot order */
+    uint8_t alive[DRIVE_AGENTS], ever_hit_road[DRIVE_AGENTS], ever_hit_agent[DRIVE_AGENTS];
+    float episode_return[DRIVE_AGENTS];
+} drive_world;
+
+#endif

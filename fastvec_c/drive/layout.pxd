@@ -1,0 +1,86 @@
+from libc.stdint cimport int32_t, uint8_t, uint16_t
+
+cdef extern from "drive/layout.h" nogil:
+    enum:
+        DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ROADS, DRIVE_ROAD, DRIVE_ROW, DRIVE_ACTION
+        DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN
+        DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
+        DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE
+        DRIVE_IGNORE, DRIVE_STOP, DRIVE_REMOVE
+        DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED
+        DRIVE_LINEAR, DRIVE_K_NEAREST
+    float DRIVE_AGENT_SCALE
+
+    ctypedef struct drive_segment:
+        float[13] row
+        float x, y, heading
+
+    ctypedef struct drive_box:
+        float x, y, cos, sin, half_length, half_width, reach
+        int32_t type
+
+    ctypedef struct drive_grid:
+        float x0, y0, cells_per_metre
+        int32_t nx, ny
+        int32_t *start
+        uint16_t *item
+
+    ctypedef struct drive_log_point:
+        float x, y, vx, vy, yaw
+        int32_t valid
+
+    ctypedef struct drive_scene:
+        int32_t num_agents, num_controlled, num_segments, num_obstacles
+        float mean_x, mean_y
+        drive_segment *segments
+        drive_grid segments_near
+        drive_box *obstacles
+        drive_grid obstacles_near
+        drive_log_point *log
+        int32_t[64] controlled
+        uint8_t[64] is_controlled
+        uint8_t[64] is_static
+        uint8_t[64] type
+        float[64] length
+        float[64] width
+        float[64] height
+        float[64] id
+        float[64] goal_x
+        float[64] goal_y
+        float[64] seen_length
+        float[64] seen_width
+
+    ctypedef struct drive_action:
+        float[10] value
+        float tan_steer, cos_slip, sin_slip
+
+    ctypedef struct drive_rules:
+        int32_t dynamics, collision, reward, road_algorithm, episode_len
+        float radius, goal_distance, collision_weight, goal_weight, off_road_weight
+        int32_t num_actions, action_floats
+        const drive_action *actions
+        const float *empty_roads
+
+    ctypedef struct drive_world:
+        const drive_scene *scene
+        int32_t step, live
+        float[64] x
+        float[64] y
+        float[64] yaw
+        float[64] cos
+        float[64] sin
+        float[64] vx
+        float[64] vy
+        float[64] speed
+        float[64] reward
+        uint8_t[64] done
+        uint8_t[64] reached
+        uint8_t[64] away
+        uint8_t[64] collided
+        uint8_t[64] hit_road
+        uint8_t[64] hit_vehicle
+        uint8_t[64] hit_other
+        uint8_t[64] alive
+        uint8_t[64] ever_hit_road
+        uint8_t[64] ever_hit_agent
+        float[64] episode_return

@@ -1,0 +1,149 @@
+"""One world: an episode in one scene, stepped in GPUDrive's order."""
+from libc.math cimport sqrtf
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from fastvec_c.drive.layout cimport *
+
+cdef extern from "drive/collide.h" nogil:
+    void drive_collide(drive_world *world, int32_t log_index)
+
+cdef extern from "drive/dynamics.h" nogil:
+    void drive_prepare_action(drive_action *action)
+    void drive_move(drive_world *world, int32_t i, int32_t dynamics, const drive_action *action)
+    void drive_follow_log(drive_world *world, int32_t i, int32_t log_index)
+    void drive_send_away(drive_world *world, int32_t i)
+
+cdef extern from "drive/observe.h" nogil:
+    void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
+
+
+cdef void world_reset(drive_world *world, const drive_scene *scene, const drive_rules *rules) noexcept nogil:
+    cdef int32_t i
+    memset(world, 0, sizeof(drive_world))
+    world.scene = scene
+    world.live = scene.num_controlled
+    memset(world.alive, 1, scene.num_controlled)
+    for i in range(scene.num_agents):
+        drive_follow_log(world, i, 0)
+    drive_collide(world, 0)
+    judge_goals(world, rules)
+
+
+cdef int32_t world_step(drive_world *world, const drive_rules *rules, const void *actions, world_rows *rows) noexcept nogil:
+    cdef int32_t bad = first_bad_action(world, rules, actions)
+    cdef int32_t log_index = min(world.step, DRIVE_STEPS - 1)
+    if bad >= 0:
+        return bad
+    settle_collisions(world, rules)
+    move_agents(world, rules, actions, log_index)
+    drive_collide(world, log_index)
+    world.step += 1
+    judge_goals(world, rules)
+    judge_done(world, rules)
+    fill_rows(world, rules, rows)
+    return -1
+
+
+cdef void world_observe(const drive_world *world, const drive_rules *rules, float *out) noexcept nogil:
+    cdef int32_t row
+    for row in range(world.scene.num_controlled):
+        drive_write_row(world, world.scene.controlled[row], rules, out + <size_t>row * DRIVE_ROW)
+
+
+cdef int32_t first_bad_action(const drive_world *world, const drive_rules *rules, const void *actions) noexcept nogil:
+    cdef const int64_t *index = <const int64_t *>actions
+    cdef int32_t row
+    if rules.num_actions:
+        for row in range(world.scene.num_controlled):
+            if world.alive[row] and not 0 <= index[row] < rules.num_actions:
+                return row
+    return -1
+
+
+cdef void settle_collisions(drive_world *world, const drive_rules *rules) noexcept nogil:
+    # Those of the step before: forgotten, or the end of who had them.
+    cdef int32_t i, n = world.scene.num_agents
+    if rules.collision == DRIVE_IGNORE:
+        memset(world.collided, 0, n)
+        memset(world.hit_road, 0, n)
+        memset(world.hit_vehicle, 0, n)
+        memset(world.hit_other, 0, n)
+        return
+    for i in range(n):
+        if world.collided[i]:
+            world.done[i] = 1
+            # GPUDrive's "stop" stops only what stands already: everybody else is moved away like all who are done.
+            if rules.collision == DRIVE_REMOVE and not world.away[i]:
+                drive_send_away(world, i)
+
+
+cdef void move_agents(drive_world *world, const drive_rules *rules, const void *actions, int32_t log_index) noexcept nogil:
+    cdef const drive_scene *scene = world.scene
+    cdef drive_action continuous
+    cdef const drive_action *action
+    cdef int32_t i, row = 0
+    for i in range(scene.num_agents):
+        row += scene.is_controlled[i]  # 1 past the agent's own row
+        if scene.is_static[i] or world.away[i]:
+            continue
+        if world.done[i]:
+            drive_send_away(world, i)
+        elif not scene.is_controlled[i]:
+            drive_follow_log(world, i, log_index)
+        else:
+            if rules.num_actions:
+                action = &rules.actions[(<const int64_t *>actions)[row - 1]]
+            else:
+                memcpy(continuous.value, <const float *>actions + (row - 1) * rules.action_floats, rules.action_floats * sizeof(float))
+                if rules.dynamics == DRIVE_CLASSIC:
+                    drive_prepare_action(&continuous)
+                action = &continuous
+            drive_move(world, i, rules.dynamics, action)
+
+
+cdef void judge_goals(drive_world *world, const drive_rules *rules) noexcept nogil:
+    cdef int32_t i
+    cdef float dx, dy
+    for i in range(world.scene.num_agents):
+        dx, dy = world.scene.goal_x[i] - world.x[i], world.scene.goal_y[i] - world.y[i]
+        world.reward[i] = 1 if sqrtf(dx * dx + dy * dy) < rules.goal_distance else 0
+
+
+cdef void judge_done(drive_world *world, const drive_rules *rules) noexcept nogil:
+    cdef int32_t i
+    for i in range(world.scene.num_agents):
+        if world.reward[i] > 0:
+            world.done[i] = world.reached[i] = 1
+        elif world.step >= rules.episode_len:
+            world.done[i] = 1
+
+
+cdef float reward_of(const drive_world *world, const drive_rules *rules, int32_t i) noexcept nogil:
+    if rules.reward == DRIVE_SPARSE_ON_GOAL:
+        return world.reward[i]
+    return (rules.collision_weight * <float>(world.hit_vehicle[i] + world.hit_other[i])
+            + rules.goal_weight * <float>world.reached[i] + rules.off_road_weight * <float>world.hit_road[i])
+
+
+cdef void fill_rows(drive_world *world, const drive_rules *rules, world_rows *rows) noexcept nogil:
+    cdef int32_t row, i
+    cdef uint8_t ended, late
+    for row in range(world.scene.num_controlled):
+        rows.masks[row] = world.alive[row]
+        rows.rewards[row] = 0
+        rows.terminations[row] = rows.truncations[row] = 0
+        if not world.alive[row]:
+            continue
+        i = world.scene.controlled[row]
+        rows.rewards[row] = reward_of(world, rules, i)
+        world.episode_return[row] += rows.rewards[row]
+        world.ever_hit_road[row] |= world.hit_road[i]
+        world.ever_hit_agent[row] |= world.hit_vehicle[i] | world.hit_other[i]
+        ended = world.reached[i] or (rules.collision != DRIVE_IGNORE and world.collided[i])
+        late = not ended and world.step >= rules.episode_len
+        rows.terminations[row] = ended
+        rows.truncations[row] = late
+        if ended or late:
+            world.alive[row] = 0
+            world.live -= 1
