@@ -102,6 +102,7 @@ class VecEnv(Pool):
         self.num_rows = hosting.rows
         self.batch_size = units_per_batch * envs_per_unit
         self.slots = hosting.slots
+        self.fields = fields.views
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
         self.observation_spec = description.observation_spec

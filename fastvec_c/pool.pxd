@@ -22,7 +22,7 @@ cdef struct WorkerState:
 
 
 cdef class Pool:
-    cdef readonly Fields fields
+    cdef Fields fields
     cdef readonly Mailboxes boxes      # None with num_workers=0
     cdef readonly Host host            # None with workers
     cdef public list conns             # pipe to each worker
