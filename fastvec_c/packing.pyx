@@ -18,9 +18,11 @@ cdef extern from "numpy/arrayobject.h":
     )
     # A NULL base makes structured scalars copies; NumPy's own .pxd has no way to say NULL.
     object scalar_from_bytes "PyArray_Scalar"(void *data, cnp.dtype descr, PyObject *base)
+    bint can_cast "PyArray_CanCastArrayTo"(cnp.ndarray array, cnp.dtype to, cnp.NPY_CASTING casting)
     void scalar_to_bytes "PyArray_ScalarAsCtype"(object scalar, void *data)
 
-copyto = np.copyto
+cdef object copyto = np.copyto
+cdef frozenset PLAIN_NUMBERS = frozenset((bool, int, float, complex))
 
 
 cdef class Packer:
@@ -54,7 +56,7 @@ cdef class Leaf(Packer):
     def __cinit__(self, cnp.dtype dtype not None, tuple shape not None, str what not None):
         cdef int axis
         self.descr = dtype
-        self.scalar_type = dtype.type
+        self.scalar_type = (<object>dtype).type  # of a cnp.dtype it would be the C type code
         self.type_num = dtype.num
         self.ndim = len(shape)
         self.nbytes = dtype.itemsize
@@ -88,29 +90,44 @@ cdef class Leaf(Packer):
 
     cdef int cast(self, char *row, object sample) except -1:
         """The general path: any array-like of the row's shape and of a dtype that casts as `same_kind`."""
-        cdef tuple shape = tuple([self.dims[axis] for axis in range(self.ndim)])
-        expected = f"expected shape {shape} and dtype {self.descr}"
+        cdef cnp.ndarray array
+        cdef int axis
         if sample is None:
-            raise TypeError(f"{self.what} is None; {expected}: return an observation from reset() and from step()")
+            raise TypeError(f"{self.what} is None; {self.expected()}: return an observation from reset() and from step()")
         try:
-            array = np.asarray(sample)
+            array = cnp.PyArray_FROM_O(sample)
         except ValueError as error:
-            raise ValueError(f"{self.what} is no array ({error}); {expected}") from error
-        if array.shape != shape:
+            raise ValueError(f"{self.what} is no array ({error}); {self.expected()}") from error
+        same_shape = cnp.PyArray_NDIM(array) == self.ndim
+        for axis in range(self.ndim if same_shape else 0):
+            same_shape = same_shape and cnp.PyArray_DIMS(array)[axis] == self.dims[axis]
+        if not same_shape:
             raise ValueError(
-                f"{self.what} has shape {array.shape} and dtype {array.dtype}; {expected}: "
+                f"{self.what} has shape {np.shape(array)} and dtype {array.dtype}; {self.expected()}: "
                 "correct the space or reshape the value"
             )
         # A plain Python number has no dtype of its own, so NumPy may fit it to the row's (5 goes into a uint8).
-        plain = type(sample) in (bool, int, float, complex)
+        if type(sample) in PLAIN_NUMBERS:
+            return self.cast_number(row, sample, array)
+        if not can_cast(array, self.descr, cnp.NPY_SAME_KIND_CASTING):
+            raise self.cast_error(array)
+        return cnp.PyArray_CopyInto(self.view(row), array)
+
+    cdef int cast_number(self, char *row, object number, cnp.ndarray array) except -1:
         try:
-            copyto(self.view(row), sample if plain else array, casting="same_kind")
+            copyto(self.view(row), number, casting="same_kind")
         except (TypeError, OverflowError) as error:
-            raise TypeError(
-                f"{self.what} has shape {array.shape} and dtype {array.dtype}, which does not cast safely; {expected}: "
-                f"correct the space or convert the value with .astype({self.descr.name!r})"
-            ) from error
+            raise self.cast_error(array) from error
         return 0
+
+    cdef object cast_error(self, cnp.ndarray array):
+        return TypeError(
+            f"{self.what} has shape {np.shape(array)} and dtype {array.dtype}, which does not cast safely; "
+            f"{self.expected()}: correct the space or convert the value with .astype({self.descr.name!r})"
+        )
+
+    cdef str expected(self):
+        return f"expected shape {tuple([self.dims[axis] for axis in range(self.ndim)])} and dtype {self.descr}"
 
 
 cdef class ArrayLeaf(Leaf):
@@ -129,12 +146,19 @@ cdef class ArrayLeaf(Leaf):
 
 
 cdef class ScalarLeaf(Leaf):
+    cdef bint is_native_number  # the layouts of C; everything else goes the general way
+
+    def __cinit__(self, dtype, shape, what):
+        self.is_native_number = cnp.PyTypeNum_ISNUMBER(self.type_num) and dtype.isnative
+
     cdef int write(self, char *row, object sample) except -1:
         cdef long long integer
         cdef double real
         cdef float single
-        cdef long long buffer[4]  # aligned, and as large as the largest NumPy number
-        if PyLong_CheckExact(sample) and self.type_num == cnp.NPY_INT64:
+        cdef long double number[2]  # room for any NumPy number, aligned as the row may not be
+        if not self.is_native_number:
+            self.cast(row, sample)
+        elif PyLong_CheckExact(sample) and self.type_num == cnp.NPY_INT64:
             integer = PyLong_AsLongLong(sample)
             memcpy(row, &integer, sizeof(integer))
         elif PyFloat_CheckExact(sample) and self.type_num == cnp.NPY_FLOAT32:
@@ -143,9 +167,9 @@ cdef class ScalarLeaf(Leaf):
         elif PyFloat_CheckExact(sample) and self.type_num == cnp.NPY_FLOAT64:
             real = PyFloat_AS_DOUBLE(sample)
             memcpy(row, &real, sizeof(real))
-        elif type(sample) is self.scalar_type and cnp.PyTypeNum_ISNUMBER(self.type_num):
-            scalar_to_bytes(sample, buffer)
-            memcpy(row, buffer, self.nbytes)
+        elif type(sample) is self.scalar_type:
+            scalar_to_bytes(sample, number)
+            memcpy(row, number, self.nbytes)
         else:
             self.cast(row, sample)
         return 0

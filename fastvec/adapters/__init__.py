@@ -52,7 +52,7 @@ def _hint(env):
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium and isinstance(env, gymnasium.vector.VectorEnv):
         return ", which is vectorized already: return a single env, and let fastvec make many"
-    if type(env).__module__.split(".")[0] == "gym" or any(c.__module__.split(".")[0] == "gym" for c in type(env).__mro__):
+    if any(base.__module__.split(".")[0] == "gym" for base in type(env).__mro__):
         return ", from the old gym package: port it to gymnasium, or wrap it with shimmy"
     if callable(env):
         return ", a function: did the creator return it without calling it"

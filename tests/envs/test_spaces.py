@@ -244,6 +244,21 @@ def test_integers_of_any_kind_fit_a_discrete_row(sample):
     assert row == int(sample)
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u2", "i4", "i8", "u8", ">f4", ">i8", "g", "?"])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "i1", "i8", "u4", "?"])
+def test_scalars_are_stored_where_they_cast(dtype, kind):
+    space = spaces.Box(0, 1, (), np.dtype(dtype))
+    row = np.zeros((), dtype)
+    for sample in (np.dtype(dtype).type(1), np.dtype(kind).type(1), np.ones((), kind)):
+        row[...] = 0
+        if np.can_cast(sample.dtype, dtype, "same_kind"):
+            write_sample(row, sample, space)
+            assert row == 1
+        else:
+            with pytest.raises(TypeError, match="does not cast safely"):
+                write_sample(row, sample, space)
+
+
 def test_python_numbers_take_the_rows_dtype():
     row = np.zeros((), np.uint8)
     write_sample(row, 200, spaces.Box(0, 255, (), np.uint8))
