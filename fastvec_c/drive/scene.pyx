@@ -224,7 +224,7 @@ cdef class Scene:
         cdef const float[:, :, ::1] velocity = raw.velocity
         cdef const float[:, ::1] heading = raw.heading
         cdef const uint8_t[:, ::1] valid = raw.valid
-        only_valid = config.init_mode != "all_objects"
+        everything = config.init_mode == "all_objects"  # whatever remove_non_vehicles says, as recorded
         log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, 6), np.float32)
         self._keep.append(log_array)
         cdef float[:, :, ::1] log_view = log_array
@@ -234,7 +234,9 @@ cdef class Scene:
         for o in raw.order:
             if scene.num_agents == DRIVE_AGENTS:
                 break
-            if raw.types[o] == 0 or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE) or (only_valid and not valid[o, 0]):
+            if raw.types[o] == 0:
+                continue
+            if not everything and (not valid[o, 0] or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE)):
                 continue
             i = scene.num_agents
             scene.num_agents += 1
