@@ -21,6 +21,12 @@ def cases(kinds):
     return [pytest.param(f, id=f.stem) for f in files]
 
 
+def load(recording):
+    """The recording's arrays, each unpacked once."""
+    with np.load(recording) as file:
+        return dict(file)
+
+
 def scene_file(recording, golden):
     return recording.parents[1] / "scenes" / str(golden["scene"])
 
