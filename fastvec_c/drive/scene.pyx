@@ -1,7 +1,7 @@
 """The immutable scene: which agents there are and who drives them, road segments, and where to look for which."""
 import numpy as np
 
-from libc.math cimport atan2, atan2f, ceil, cosf, floor, sinf, sqrtf
+from libc.math cimport atan2, floor, sqrtf
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
@@ -28,8 +28,10 @@ STOP_SIGN_HALF, STOP_SIGN_HALF_HEIGHT = 0.2, 1.0
 
 cdef float through_quaternion(float heading) noexcept nogil:
     # GPUDrive keeps headings as float quaternions; this is what comes back, which matters next to +-pi.
-    cdef float w = cosf(heading / 2), z = sinf(heading / 2)
-    return atan2f(2 * w * z, 1 - 2 * z * z)
+    # atan2 in double, rounded to float: libm's atan2f may differ between machines.
+    cdef float w, z
+    drive_sincos(heading / 2, &z, &w)
+    return <float>atan2(<double>(2 * w * z), <double>(1 - 2 * z * z))
 
 
 def mean_position(const float[:, :, ::1] position, const uint8_t[:, ::1] valid, const float[:, ::1] points):
