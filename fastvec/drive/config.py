@@ -44,7 +44,7 @@ class DriveConfig:
             ("k_nearest_roadpoints"; in file order, where GPUDrive has heap order) within the radius.
         init_mode: which objects become agents: valid at the first step, parked ones undriven ("all_non_trivial"), valid
             at the first step ("all_valid"), or all ("all_objects").
-        remove_non_vehicles: leave pedestrians and cyclists out.
+        remove_non_vehicles: leave pedestrians and cyclists out, unless init_mode is "all_objects".
         obs_radius: metres an agent sees.
         polyline_reduction_threshold: area (m^2) of a triangle of road points below which its middle one is dropped.
         dist_to_goal_threshold: metres from the goal that count as there.

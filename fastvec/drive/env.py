@@ -102,8 +102,12 @@ class Drive:
         episodes = self._worlds.take_episodes()
         return {"episodes": episodes} if episodes else {}
 
-    def raw(self, world):
+    def raw(self, world, names=None):
         """One world now, in the layout of GPUDrive's tensors; computed for the call, so not for every step.
+
+        Args:
+            world: its index in this env.
+            names: which arrays; all of them by default.
 
         Returns:
             dict of arrays over the world's N agents and R road segments: self_observation float32 (N, 8),
@@ -113,8 +117,9 @@ class Drive:
 
         Raises:
             IndexError: there is no such world.
+            ValueError: there is no such array.
         """
-        return raw.tensors(self._worlds, world, self.config)
+        return raw.tensors(self._worlds, world, self.config, names)
 
     def close(self):
         """Nothing to close: memory goes with the object."""

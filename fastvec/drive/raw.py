@@ -18,6 +18,19 @@ def _to_frame(s, i, x, y):
     return dx * c + dy * n, dy * c - dx * n
 
 
+def _self(s):
+    dx, dy, c, n = s["goal_x"] - s["x"], s["goal_y"] - s["y"], np.cos(s["yaw"]), np.sin(s["yaw"])
+    return np.column_stack([s["speed"], s["length"], s["width"], s["height"], dx * c + dy * n, dy * c - dx * n,
+                            s["collided"], s["id"]]).astype(np.float32)
+
+
+def _absolute(s):
+    half, zero = s["yaw"] / 2, np.zeros_like(s["x"])
+    z = np.where(s["away"], AWAY_Z, np.float32(1))
+    return np.column_stack([s["x"], s["y"], z, np.cos(half), zero, zero, np.sin(half), s["yaw"], s["goal_x"], s["goal_y"],
+                            s["length"], s["width"], s["height"], s["id"]]).astype(np.float32)
+
+
 def _partners(s, i, radius):
     out = np.zeros((PARTNERS, 9), np.float32)
     out[:, 8] = -1
@@ -43,28 +56,26 @@ def _roads(s, i, roads, radius, nearest):
     return out
 
 
-def tensors(worlds, world, config):
+def tensors(worlds, world, config, names=None):
     """See `fastvec.drive.Drive.raw`."""
     s, scene = worlds.state(world), worlds.scene_of(world)
-    n, roads = scene.num_agents, scene.map_observation
-    zero = np.zeros(n, np.float32)
-    goal = np.stack([_to_frame(dict(x=[s["x"][i]], y=[s["y"][i]], yaw=[s["yaw"][i]]), 0, s["goal_x"][i], s["goal_y"][i]) for i in range(n)])
-    half = s["yaw"] / 2
-    z = np.where(s["away"], AWAY_Z, np.float32(1))
+    n, roads, radius = scene.num_agents, scene.map_observation, config.obs_radius
     nearest = config.road_obs_algorithm == "k_nearest_roadpoints"
-    return dict(
-        self_observation=np.column_stack([s["speed"], s["length"], s["width"], s["height"], goal, s["collided"], s["id"]]).astype(np.float32),
-        absolute_self_observation=np.column_stack(
-            [s["x"], s["y"], z, np.cos(half), zero, zero, np.sin(half), s["yaw"], s["goal_x"], s["goal_y"],
-             s["length"], s["width"], s["height"], s["id"]]).astype(np.float32),
-        partner_observations=np.stack([_partners(s, i, config.obs_radius) for i in range(n)]),
-        agent_roadmap=np.stack([_roads(s, i, roads, config.obs_radius, nearest) for i in range(n)]),
-        map_observation=roads.copy(),
-        done=s["done"].astype(np.int32),
-        info=np.column_stack([s["hit_road"], s["hit_vehicle"], s["hit_other"], s["reached"], s["type"]]).astype(np.int32),
-        reward=s["reward"],
-        controlled_state=s["is_controlled"].astype(np.int32),
-        steps_remaining=np.full(n, config.episode_len - s["step"], np.int32),
-        shape=np.array([n, len(roads)], np.int32),
-        world_means=scene.world_means,
+    make = dict(
+        self_observation=lambda: _self(s),
+        absolute_self_observation=lambda: _absolute(s),
+        partner_observations=lambda: np.stack([_partners(s, i, radius) for i in range(n)]),
+        agent_roadmap=lambda: np.stack([_roads(s, i, roads, radius, nearest) for i in range(n)]),
+        map_observation=lambda: roads.copy(),
+        done=lambda: s["done"].astype(np.int32),
+        info=lambda: np.column_stack([s["hit_road"], s["hit_vehicle"], s["hit_other"], s["reached"], s["type"]]).astype(np.int32),
+        reward=lambda: s["reward"],
+        controlled_state=lambda: s["is_controlled"].astype(np.int32),
+        steps_remaining=lambda: np.full(n, config.episode_len - s["step"], np.int32),
+        shape=lambda: np.array([n, len(roads)], np.int32),
+        world_means=lambda: scene.world_means,
     )
+    unknown = set(names or ()) - set(make)
+    if unknown:
+        raise ValueError(f"names holds {', '.join(map(repr, sorted(unknown)))}: expected some of {', '.join(make)}")
+    return {name: make[name]() for name in (make if names is None else names)}

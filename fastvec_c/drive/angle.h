@@ -5,11 +5,12 @@
 #define DRIVE_PI 3.14159274f
 #define DRIVE_TWO_PI 6.28318548f
 
-/* An angle in [-3 pi, 3 pi] as the equal one in [-pi, pi]. */
+/* An angle in [-3 pi, 3 pi] as the equal one in [-pi, pi].  Adding and subtracting 1.5 * 2^23 rounds to a whole number
+ * of turns; comparisons would keep compilers from vectorising loops over this. */
 static inline float drive_wrap(float a)
 {
-    a = a > DRIVE_PI ? a - DRIVE_TWO_PI : a;
-    return a < -DRIVE_PI ? a + DRIVE_TWO_PI : a;
+    float turns = (a / DRIVE_TWO_PI + 12582912.0f) - 12582912.0f;
+    return a - turns * DRIVE_TWO_PI;
 }
 
 /* Any finite angle, likewise. */

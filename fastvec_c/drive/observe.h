@@ -17,6 +17,8 @@
 #else
 #define DRIVE_CLONES
 #endif
+/* Part of a clone, not a function of its own, which would be compiled for the oldest processor. */
+#define DRIVE_PART static inline __attribute__((always_inline))
 
 static inline float drive_normal_position(float x) { return 2.0f * ((x + 1000.0f) / 2000.0f) - 1.0f; }
 static inline float drive_normal_heading(float a) { return a / DRIVE_TWO_PI; }
@@ -25,7 +27,7 @@ static inline float drive_normal_length(float v) { return v * DRIVE_AGENT_SCALE 
 static inline float drive_normal_width(float v) { return v * DRIVE_AGENT_SCALE / 15.0f; }
 static inline float drive_normal_road(float v) { return v / 100.0f; }
 
-static inline void drive_write_ego(const drive_world *world, int32_t i, float *out)
+DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, float *out)
 {
     const drive_scene *scene = world->scene;
     float dx = scene->goal_x[i] - world->x[i], dy = scene->goal_y[i] - world->y[i], c = world->cos[i], s = world->sin[i];
@@ -38,7 +40,7 @@ static inline void drive_write_ego(const drive_world *world, int32_t i, float *o
 }
 
 /* Everybody else within the radius, in slot order; what is left is zero. */
-static inline void drive_write_partners(const drive_world *world, int32_t i, float radius, float *out)
+DRIVE_PART void drive_write_partners(const drive_world *world, int32_t i, float radius, float *out)
 {
     const drive_scene *scene = world->scene;
     float x = world->x[i], y = world->y[i], c = world->cos[i], s = world->sin[i], yaw = world->yaw[i];
@@ -65,7 +67,7 @@ typedef struct drive_road_choice {
 } drive_road_choice;
 
 /* The first 200 segments, in index order, whose centre is within the radius. */
-static inline void drive_first_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
+DRIVE_PART void drive_first_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
 {
     const uint16_t *end, *item = drive_grid_at(&scene->segments_near, x, y, &end);
     int32_t count = 0;
@@ -82,7 +84,7 @@ static inline void drive_first_roads(const drive_scene *scene, float x, float y,
 
 /* The 200 nearest segments within the radius, in index order (GPUDrive: the same ones, in heap order).  Keeps the
  * chosen in a max-heap on (distance, index). */
-static inline void drive_nearest_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
+DRIVE_PART void drive_nearest_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
 {
     const uint16_t *end, *item = drive_grid_at(&scene->segments_near, x, y, &end);
     float distance[DRIVE_ROADS];
@@ -127,7 +129,7 @@ static inline void drive_nearest_roads(const drive_scene *scene, float x, float 
         }
 }
 
-static inline void drive_write_roads(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
+DRIVE_PART void drive_write_roads(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
 {
     const drive_segment *segments = world->scene->segments;
     float c = world->cos[i], s = world->sin[i], yaw = world->yaw[i];

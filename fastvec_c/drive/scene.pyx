@@ -1,7 +1,7 @@
 """The immutable scene: which agents there are and who drives them, road segments, and where to look for which."""
 import numpy as np
 
-from libc.math cimport atan2, atan2f, ceil, cosf, floor, sinf, sqrtf
+from libc.math cimport atan2, floor, sqrtf
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
@@ -28,8 +28,10 @@ STOP_SIGN_HALF, STOP_SIGN_HALF_HEIGHT = 0.2, 1.0
 
 cdef float through_quaternion(float heading) noexcept nogil:
     # GPUDrive keeps headings as float quaternions; this is what comes back, which matters next to +-pi.
-    cdef float w = cosf(heading / 2), z = sinf(heading / 2)
-    return atan2f(2 * w * z, 1 - 2 * z * z)
+    # atan2 in double, rounded to float: libm's atan2f may differ between machines.
+    cdef float w, z
+    drive_sincos(heading / 2, &z, &w)
+    return <float>atan2(<double>(2 * w * z), <double>(1 - 2 * z * z))
 
 
 def mean_position(const float[:, :, ::1] position, const uint8_t[:, ::1] valid, const float[:, ::1] points):
@@ -224,7 +226,7 @@ cdef class Scene:
         cdef const float[:, :, ::1] velocity = raw.velocity
         cdef const float[:, ::1] heading = raw.heading
         cdef const uint8_t[:, ::1] valid = raw.valid
-        only_valid = config.init_mode != "all_objects"
+        everything = config.init_mode == "all_objects"  # whatever remove_non_vehicles says, as recorded
         log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, 6), np.float32)
         self._keep.append(log_array)
         cdef float[:, :, ::1] log_view = log_array
@@ -234,7 +236,9 @@ cdef class Scene:
         for o in raw.order:
             if scene.num_agents == DRIVE_AGENTS:
                 break
-            if raw.types[o] == 0 or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE) or (only_valid and not valid[o, 0]):
+            if raw.types[o] == 0:
+                continue
+            if not everything and (not valid[o, 0] or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE)):
                 continue
             i = scene.num_agents
             scene.num_agents += 1
