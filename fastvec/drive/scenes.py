@@ -14,6 +14,8 @@ SHIPPED = Path(__file__).parent / "scenes"
 SUFFIXES = (".json", ".json.gz")
 OBJECT_TYPES = {"vehicle": 7, "pedestrian": 8, "cyclist": 9, "unset": 0, "other": 0}
 ROAD_TYPES = {"road_edge": 1, "road_line": 2, "lane": 3, "crosswalk": 4, "speed_bump": 5, "stop_sign": 6}
+FARTHEST = 1e7  # metres: float32 resolves no metre beyond
+LARGEST = 1e3  # metres of an object
 FEWEST_POINTS = {"crosswalk": 4, "speed_bump": 4, "stop_sign": 1}
 
 
@@ -130,8 +132,10 @@ class _Reader:
             for k, p in enumerate(points):
                 self.get(p, "x", f"{where}[{k}]")
                 self.get(p, "y", f"{where}[{k}]")
-        array = self.numbers(pairs, where)
-        return array.reshape(-1, 2)
+        array = self.numbers(pairs, where).reshape(-1, 2)
+        if (abs(array) > FARTHEST).any():
+            self.fail(where, f"holds {abs(array).max():g}: expected at most {FARTHEST:g} either way")
+        return array
 
     def logged(self, mapping, key, where):
         values = self.get(mapping, key, where, list)
@@ -162,8 +166,8 @@ class _Reader:
         if kind not in OBJECT_TYPES:
             self.fail(f"{where}.type", f"is {kind!r}: expected one of {', '.join(OBJECT_TYPES)}")
         sizes = np.array([self.number(o, key, where) for key in ("length", "width", "height")])
-        if sizes[0] <= 0 or sizes[1] <= 0:
-            self.fail(where, f"has length {sizes[0]} and width {sizes[1]}: both must be positive")
+        if not (0 < sizes[:2]).all() or not (sizes[:2] <= LARGEST).all():
+            self.fail(where, f"has length {sizes[0]} and width {sizes[1]}: both must be positive and at most {LARGEST:g}")
         return (
             self.points(self.logged(o, "position", where), f"{where}.position"),
             self.points(self.logged(o, "velocity", where), f"{where}.velocity"),

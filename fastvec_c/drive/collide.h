@@ -23,13 +23,11 @@ static inline void drive_hit_agent(drive_world *world, int32_t agent, int32_t ot
     else world->hit_other[agent] = 1;
 }
 
-/* Left out: who stands away, who is not in the log now, and controlled agents that were done without a collision. */
+/* Left out: who is away, as all are that were done before this step, and who replays a log that does not know it now. */
 static inline int drive_can_collide(const drive_world *world, int32_t agent, int32_t log_index)
 {
     const drive_scene *scene = world->scene;
-    if (world->away[agent]) return 0;
-    if (scene->is_controlled[agent]) return !world->done[agent] || world->collided[agent];
-    return scene->log[agent * DRIVE_STEPS + log_index].valid;
+    return !world->away[agent] && (scene->is_controlled[agent] || scene->log[agent * DRIVE_STEPS + log_index].valid);
 }
 
 /* Adds the collisions of the present positions to the flags. */

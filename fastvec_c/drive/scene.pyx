@@ -18,6 +18,7 @@ cdef extern from "drive/observe.h" nogil:
 CELL_OF_RADIUS = 8     # cells per observation radius: smaller ones list fewer segments in vain, but are more
 OBSTACLE_CELL = 4.0    # metres
 MAX_CELLS = 250_000    # of one grid: a scene larger than usual gets larger cells
+MAX_LISTED = 100_000_000  # entries of one grid: 200 MB; usual ones have some hundred thousand
 
 # GPUDrive's rules of making a scene, as far as they are not in the configuration.
 STATIC_GOAL_DISTANCE = 0.2
@@ -125,7 +126,7 @@ def road_boxes(points, starts, types, ids, map_types, float mean_x, float mean_y
     return boxes
 
 
-cdef build_grid(drive_grid *grid, const float[:, ::1] low, const float[:, ::1] high, double cell, double radius, int32_t enough, list keep):
+cdef build_grid(drive_grid *grid, const float[:, ::1] low, const float[:, ::1] high, double cell, double radius, int32_t enough, list keep, name):
     # Lists, per cell, the items whose bounding rectangle low..high is within `radius` of the cell.  Once a cell has
     # `enough` items that are within the radius of all of it, later ones cannot matter; 0: never enough.
     cdef Py_ssize_t n = low.shape[0], i, total
@@ -146,6 +147,9 @@ cdef build_grid(drive_grid *grid, const float[:, ::1] low, const float[:, ::1] h
         area = float(np.prod(hi - lo + 2 * reach))
         cell = max(cell, (area / MAX_CELLS) ** 0.5)
         nx, ny = (int(v) for v in np.ceil((hi + reach - (x0, y0)) / cell))
+        listed = np.prod((np.asarray(high, float) - low + 2 * reach) / cell + 1, axis=1).sum()
+        if listed > MAX_LISTED:
+            raise ValueError(f"{name}: roads are too many and too long to be looked up: {n} segments over {hi - lo} m")
     start_array = np.zeros(nx * ny + 1, np.int32)
     start = start_array
     sure_array = np.zeros(nx * ny, np.int32)
@@ -203,7 +207,7 @@ cdef class Scene:
         config: a `fastvec.drive.DriveConfig`.
 
     Raises:
-        ValueError: no agent is left to control.
+        ValueError: no agent is left to control, or the roads are beyond measure.
     """
 
     def __init__(self, name, raw, config):
@@ -279,7 +283,7 @@ cdef class Scene:
             segment[i].row[6 + <int>boxes[i, 6]] = 1
             segment[i].x, segment[i].y, segment[i].heading = boxes[i, 0], boxes[i, 1], boxes[i, 5]
         centres = np.ascontiguousarray(self.map_observation[:, :2])
-        build_grid(&self.data.segments_near, centres, centres, radius / CELL_OF_RADIUS, radius, enough, self._keep)
+        build_grid(&self.data.segments_near, centres, centres, radius / CELL_OF_RADIUS, radius, enough, self._keep, self.name)
 
     cdef _add_obstacles(self):
         kinds = self.map_observation[:, 6]
@@ -304,7 +308,7 @@ cdef class Scene:
         for i in range(self.data.num_agents):
             reach = max(reach, sqrtf(self.data.length[i] * self.data.length[i] + self.data.width[i] * self.data.width[i]) * 0.5 * DRIVE_AGENT_SCALE)
         centres = np.asarray(boxes)[:, :2]
-        build_grid(&self.data.obstacles_near, centres - extent, centres + extent, OBSTACLE_CELL, reach, 0, self._keep)
+        build_grid(&self.data.obstacles_near, centres - extent, centres + extent, OBSTACLE_CELL, reach, 0, self._keep, self.name)
 
     @property
     def num_agents(self):

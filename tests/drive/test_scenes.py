@@ -106,6 +106,8 @@ def put(*path, value=None, drop=False):
     (put("objects", 3, "position", 5, "y", drop=True), r"objects\[3\].position\[5\].y is missing"),
     (put("objects", 3, "position", 5, value=4), r"objects\[3\].position\[5\] is 4"),
     (put("objects", 3, "length", value=-1.0), r"objects\[3\] has length -1"),
+    (put("objects", 3, "width", value=1e6), r"objects\[3\] has length .* and width 1000000.0: both must be positive and at most 1000"),
+    (put("objects", 3, "position", 5, "x", value=1e9), r"objects\[3\].position holds 1e\+09: expected at most 1e\+07"),
     (put("objects", 3, "width", value=math.nan), r"objects\[3\].width holds NaN"),
     (put("objects", 3, "type", value="boat"), r"objects\[3\].type is 'boat': expected one of vehicle"),
     (put("roads", 2, "geometry", 0, "x", value=math.nan), r"roads\[2\].geometry holds NaN"),
@@ -156,6 +158,14 @@ def test_more_segments_than_slots(write, junction):
     raw = world.raw(0)
     assert raw["shape"][1] == 10_000
     assert (raw["map_observation"][:, 7] == float(edge["id"])).all()
+
+
+def test_roads_beyond_measure(write, junction):
+    edge = next(road for road in junction["roads"] if road["type"] == "road_edge")
+    huge = dict(edge, geometry=[{"x": (-1) ** k * 1e6, "y": (-1) ** k * 1e6 + k} for k in range(10_000)])
+    with pytest.raises(SceneError, match="too many and too long") as error:
+        Drive(write(put("roads", value=[huge])), 1, DriveConfig(polyline_reduction_threshold=0.0))
+    assert "scene.json" in str(error.value)
 
 
 def test_no_roads_at_all(write):
