@@ -9,10 +9,9 @@ import numpy as np
 
 from fastvec_c import fields as field_plan
 from fastvec_c import mailbox
-from fastvec_c.env import CompiledEnv
 
 from fastvec.adapters import adapt
-from fastvec.spaces import Spec, as_spec, describe_difference
+from fastvec.spaces import Spec, describe_difference
 
 
 def build_envs(creators: list[Callable], first_env: int, num_envs: int, autoreset: str, building: list[int]) -> list:
@@ -20,7 +19,7 @@ def build_envs(creators: list[Callable], first_env: int, num_envs: int, autorese
     envs = []
     for i, creator in enumerate(creators):
         building[0] = first_env + i
-        envs.append(_adapt(_create(creator, first_env + i, num_envs), autoreset))
+        envs.append(adapt(_create(creator, first_env + i, num_envs), autoreset))
     return envs
 
 
@@ -32,16 +31,6 @@ def _create(creator: Callable, env_index: int, num_envs: int):
         known = {}
     offer = {"env_index": env_index, "num_envs": num_envs} if "env_index" in known else {}
     return creator(**{name: value for name, value in offer.items() if name in known})
-
-
-def _adapt(env, autoreset: str):
-    if hasattr(env, "__fastvec_env__"):
-        kind = type(env).__name__
-        return CompiledEnv(
-            env, as_spec(env.observation_space, f"{kind}.observation_space"),
-            as_spec(env.action_space, f"{kind}.action_space"), dict(getattr(env, "fields", {})),
-        )
-    return adapt(env, autoreset)
 
 
 @dataclass(frozen=True)
@@ -77,6 +66,11 @@ def check_alike(descriptions: list[Description]):
     """
     first = descriptions[0]
     for i, other in enumerate(descriptions):
+        if other.compiled != first.compiled:
+            raise ValueError(
+                f"creators: of env 0 ({first.kind}) and env {i} ({other.kind}) one is compiled, the other is not; "
+                "make two VecEnvs of them"
+            )
         for what in ("observation", "action"):
             a, b = getattr(first, f"{what}_spec"), getattr(other, f"{what}_spec")
             difference = describe_difference(a, b)
@@ -89,11 +83,6 @@ def check_alike(descriptions: list[Description]):
             describe_difference(first.fields[k], other.fields[k]) for k in first.fields
         ):
             raise ValueError(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
-        if other.compiled != first.compiled:
-            raise ValueError(
-                f"creators: env {i} ({other.kind}) is {'' if other.compiled else 'not '}compiled, env 0 "
-                f"({first.kind}) is {'' if first.compiled else 'not '}; make two VecEnvs"
-            )
 
 
 @dataclass(frozen=True)

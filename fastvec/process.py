@@ -1,6 +1,7 @@
 """Worker processes: how they start, what they run, how they end, and what is known of their death."""
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import pickle
@@ -11,7 +12,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
-from typing import Any, Callable
+from typing import Any
 
 from fastvec_c import mailbox, watchdog
 from fastvec_c.arena import Arena, memory_file
@@ -109,7 +110,8 @@ class Worker:
 
     def death(self, phase: str, env: int | None = None) -> WorkerError:
         """The error that says how this worker died."""
-        self.process.join(_GRACE)  # its pipe may break a moment before it has ended
+        self.ended(_GRACE)  # its pipe may break a moment before it has
+        self.process.join(0)
         code = self.process.exitcode
         log = os.pread(self.crash_log, _CRASH_LOG_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace").strip()
         doing = {"start": "building its envs"}.get(phase, f"in {phase}()" if phase else "waiting for orders")
@@ -119,8 +121,22 @@ class Worker:
             message += f"\nIts last words:\n{log}"
         return WorkerError(message, worker=self.index, env=env, phase=phase, exitcode=code)
 
+    def ended(self, timeout: float) -> bool:
+        """Whether the worker has ended, after `timeout` seconds at most."""
+        return bool(connection.wait([self.life_fd], timeout))
+
+    def kill(self):
+        if self.pidfd >= 0:  # by descriptor: the number may be another process's by now, if somebody else reaped ours
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        else:
+            self.process.kill()
+
     def release(self):
-        """Gives up the descriptors."""
+        """Reaps the process and gives up the descriptors."""
+        if self.process.pid is not None and self.ended(0):
+            self.process.join()
+            with contextlib.suppress(ValueError):  # somebody else has reaped it
+                self.process.close()
         self.conn.close()
         for fd in (self.crash_log, self.pidfd):
             if fd >= 0:
@@ -130,7 +146,7 @@ class Worker:
 
 def _how_it_ended(code: int | None) -> str:
     if code is None:
-        return "closed its pipe"
+        return "ended (and somebody else reaped it)"
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -165,12 +181,10 @@ def stop(workers: list[Worker], boxes, grace: float = _GRACE):
         worker.conn.close()  # one that waits to be read, or has not begun to serve, is told by this
     deadline = time.monotonic() + grace
     for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+        if not worker.ended(max(0.0, deadline - time.monotonic())):
+            worker.kill()
+            worker.ended(_GRACE)
         worker.release()
-        worker.process.close()
     workers.clear()
 
 

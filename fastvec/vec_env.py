@@ -270,9 +270,9 @@ class VecEnv(Pool):
         self.close()
         raise error
 
-    def _on_failure(self, worker, report):
+    def _on_failure(self, worker, report, phase):
         """An env in a worker raised."""
-        error = process.failure(worker, report, self._phase_of_failure(worker))
+        error = process.failure(worker, report, phase)
         self.close()
         raise error
 

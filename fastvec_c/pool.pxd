@@ -17,6 +17,7 @@ cdef extern from "<poll.h>" nogil:
 cdef struct WorkerState:
     int slot           # that it wrote last
     int order          # that it works on; 0: its rows are ours
+    int last_order     # that it was given last
     int action_slot    # whose actions it takes
     bint message       # something waits on its pipe
 
@@ -33,7 +34,7 @@ cdef class Pool:
     cdef readonly int envs_per_unit, rows_per_unit, units_per_batch
     cdef readonly bint gather          # batches are the first to finish, copied together; else blocks, in place
     cdef int phase                     # FRESH, HOLDING, FLYING or CLOSED
-    cdef bint entered                  # a call is under way
+    cdef readonly bint _busy            # a call is under way
 
     cdef WorkerState *unit             # [num_units]
     cdef int *queue                    # [num_units] ring of units (gather) or blocks that are ready, in that order

@@ -4,6 +4,7 @@ from types import MappingProxyType
 import numpy as np
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -17,7 +18,7 @@ from fastvec_c.mailbox cimport (
     FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
-    FV_INTERRUPTED, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
+    FV_WOKEN, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
 )
 
 cnp.import_array()
@@ -49,6 +50,7 @@ cdef int EAGER_LOOKS = 64               # before giving up the GIL for a wait
 
 # What the standard fields are called, with their place in a Batch.
 _IN_BATCH = ("observations", "rewards", "terminations", "truncations", "masks")
+_PHASES = {FV_STEP: "step", FV_RESET: "reset", FV_CALL: "call"}
 _NO_INFOS = MappingProxyType({})
 
 
@@ -167,7 +169,7 @@ cdef class Pool:
             self.num_held = 0
             self.phase = FLYING
         finally:
-            self.entered = False
+            self._busy = False
 
     def recv(self, timeout=None):
         """The next batch: waits until the workers it needs have finished.
@@ -191,7 +193,7 @@ cdef class Pool:
             self.take(self.units_per_batch)
             return self.batch()
         finally:
-            self.entered = False
+            self._busy = False
 
     def step(self, actions):
         """`send` and `recv` in one.
@@ -218,7 +220,7 @@ cdef class Pool:
             if self.phase == FLYING:
                 self.phase = HOLDING
         finally:
-            self.entered = False
+            self._busy = False
 
     def _order_reset(self, options, bint keep_slots):
         """Resets the envs that the arena's table tells to; the others keep their rows."""
@@ -239,7 +241,7 @@ cdef class Pool:
                 self.order(u, FV_RESET)
             self.phase = FLYING
         finally:
-            self.entered = False
+            self._busy = False
 
     def _recv_all(self, timeout, str call):
         """One batch of all rows, in place."""
@@ -249,7 +251,7 @@ cdef class Pool:
             self.take(self.num_units)
             return self.batch()
         finally:
-            self.entered = False
+            self._busy = False
 
     def _order_call(self, request, timeout):
         """[answer of each worker] to a request on the slow path.  Batches on their way stay receivable."""
@@ -270,7 +272,7 @@ cdef class Pool:
                 self.queue[i] = u
             return [self._hear(u) for u in range(self.num_units)]
         finally:
-            self.entered = False
+            self._busy = False
 
     def _tell(self, int worker, message):
         try:
@@ -286,12 +288,12 @@ cdef class Pool:
         except (EOFError, OSError):
             self._on_death(worker)
         if kind == "failed":
-            self._on_failure(worker, content)
+            self._on_failure(worker, content, _PHASES[self.unit[worker].last_order])
         return content
 
     def _order_of(self, int worker):
         """What the worker was told last and has not finished: "step", "reset", "call" or None."""
-        return {FV_STEP: "step", FV_RESET: "reset", FV_CALL: "call"}.get(self.unit[worker].order)
+        return _PHASES.get(self.unit[worker].order)
 
     def _env_at_work(self, int worker):
         """Global index of the env that the worker dealt with last."""
@@ -325,11 +327,11 @@ cdef class Pool:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     cdef enter(self, str call):
-        if self.entered:
+        if self._busy:
             raise StateError(f"{call}() while another call is under way: a VecEnv is for one thread at a time")
         if self.phase == CLOSED:
             raise ClosedError(f"{call}() after close(): make a new VecEnv")
-        self.entered = True
+        self._busy = True
 
     cdef void order(self, int u, int what) noexcept nogil:
         """Tells a unit to step, reset or be called.  Its rows are not ours until it is ready()."""
@@ -337,7 +339,7 @@ cdef class Pool:
         w.action_slot = w.slot
         if what == FV_STEP:
             w.slot = (w.slot + 1) % self.fields.slots
-        w.order = what
+        w.order = w.last_order = what
         self.num_flying += 1
         self.missing[u // self.units_per_batch] += 1
         if self.boxes is not None:
@@ -379,7 +381,7 @@ cdef class Pool:
         return self.queue_len >= (units if self.gather else 1)
 
     cdef int wait(self, int units, int64_t deadline) noexcept nogil:
-        """Waits for `units` units.  CAME, LATE, SIGNAL (look for Ctrl-C), or the index of a dead worker."""
+        """Waits for `units` units.  CAME, LATE, SIGNAL (look whether Ctrl-C came), or the index of a dead worker."""
         cdef int64_t now
         cdef int rc, result = CAME
         fv_wait_begin(&self.waiter, fv_now())
@@ -397,7 +399,7 @@ cdef class Pool:
             result = self.dead_worker()
             if result != CAME:
                 return result
-            if rc == FV_INTERRUPTED:
+            if rc != FV_WOKEN:  # a signal, or the nap is over: it may have come a moment before the nap
                 return SIGNAL
         fv_wait_end(&self.waiter, fv_now())
         return CAME
@@ -437,9 +439,9 @@ cdef class Pool:
                 fv_pause()
             rc = SIGNAL
         while rc == SIGNAL:
+            PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
             with nogil:
                 rc = self.wait(units, deadline)
-            # Python runs its signal handlers here, Ctrl-C's too: nothing is lost by it, recv may be called again.
         if rc == LATE:
             raise RecvTimeout(f"{call}(): no answer within {timeout:g} s from worker {_listed(self._pending)}; "
                               "the envs may be slow or stuck: wait again, or close()")

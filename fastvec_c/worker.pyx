@@ -38,7 +38,7 @@ cdef class Host:
         for i, env in enumerate(envs):
             self.agents[i] = env.num_agents
             if isinstance(env, CompiledEnv) != self.compiled:
-                raise TypeError("creators: some envs are compiled, some are not; make two VecEnvs of them")
+                raise ValueError("creators: some envs are compiled, some are not; make two VecEnvs of them")
             if self.compiled:
                 self.c[i] = (<CompiledEnv>env).c
 

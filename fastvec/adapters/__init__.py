@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from fastvec.adapters.compiled import adapt_compiled
 from fastvec.adapters.gymnasium import adapt_gymnasium
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
@@ -15,11 +16,11 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, or a compiled env (which is returned as it is).
+        env: a gymnasium.Env, a fastvec.Env, or a compiled env.
         autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
 
     Returns:
-        a `fastvec_c.pyenv.PyEnv`, or the compiled env.
+        a `fastvec_c.pyenv.PyEnv` or `fastvec_c.env.CompiledEnv`.
 
     Raises:
         TypeError: the creator returned something else, or a space has no fixed size.
@@ -28,7 +29,7 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
     if mistake:
         raise TypeError(f"{mistake}; {ACCEPTED}")
     if hasattr(env, "__fastvec_env__"):
-        return env
+        return adapt_compiled(env)
     if isinstance(env, Env):
         return adapt_rows(env)
     gymnasium = sys.modules.get("gymnasium")

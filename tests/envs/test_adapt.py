@@ -8,7 +8,9 @@ import pytest
 from fastvec.adapters import adapt
 from fastvec.env import Env
 from fastvec.spaces import Spec
+from fastvec_c.env import CompiledEnv
 from fastvec_c.gym_env import GymEnv
+from fastvec_c.probe import Probe
 from fastvec_c.rows_env import RowsEnv
 
 
@@ -17,7 +19,7 @@ class Rows(Env):
     action_space = Spec((), "int64", 0, 1)
 
 
-class Compiled:
+class Half:
     def __fastvec_env__(self):
         raise NotImplementedError
 
@@ -31,10 +33,15 @@ class Almost:
 
 
 def test_each_kind_gets_its_adapter():
-    cartpole, rows, compiled = gym.make("CartPole-v1"), Rows(), Compiled()
+    cartpole, rows, compiled = gym.make("CartPole-v1"), Rows(), Probe()
     assert type(adapt(cartpole)) is GymEnv and adapt(cartpole).env is cartpole
     assert type(adapt(rows)) is RowsEnv and adapt(rows).env is rows
-    assert adapt(compiled) is compiled
+    assert type(adapt(compiled)) is CompiledEnv and adapt(compiled).env is compiled
+
+
+def test_half_a_compiled_env():
+    with pytest.raises(TypeError, match="Half has __fastvec_env__ but no observation_space"):
+        adapt(Half())
 
 
 def test_autoreset_reaches_gymnasium_envs():
@@ -47,7 +54,7 @@ OldGym = type("OldGym", (), {"__module__": "gym.envs.classic"})
 @pytest.mark.parametrize("env, message", [
     (None, "returned None: did it forget `return`"),
     (Rows, "returned the class .*Rows itself: return an instance"),
-    (Compiled, "returned the class .*Compiled itself"),
+    (Half, "returned the class .*Half itself"),
     ([Rows()], "a list of 1: return one env"),
     (lambda: Rows(), "a function: did the creator return it without calling"),
     (Almost(), "Almost, which has step and reset.*derive it from gymnasium.Env or fastvec.Env"),

@@ -1,0 +1,48 @@
+# make demo   build everything in a virtual environment and run the main job (SCENES=folder: on your own scenes)
+# make test   the same, and run the tests
+# make debug  build with bounds checks, assertions and symbols, in place
+# make tsan   stress the handoff under ThreadSanitizer
+# make bench  all benchmarks, quickly
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SCENES ?= shipped
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test debug tsan bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+debug: $(VENV)/.test
+	FASTVEC_DEBUG=1 $(BIN)/python setup.py build_ext --inplace --force
+
+tsan:
+	tests/stress/run.sh 50000 -fsanitize=thread
+
+bench: $(VENV)/.test
+	for b in handoff vs_gymnasium oversubscribed drive; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+
+clean:
+	rm -rf build $(VENV) *.egg-info
+	find fastvec_c -name '*.so' -delete
+
+SOURCES = setup.py pyproject.toml $(shell find fastvec_c -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+
+# The compiled modules are built in place, so that a change of Python code needs no build.
+$(VENV)/.built: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[test,demo]'
+	touch $@
