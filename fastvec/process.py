@@ -111,8 +111,7 @@ class Worker:
     def death(self, phase: str, env: int | None = None) -> WorkerError:
         """The error that says how this worker died."""
         self.ended(_GRACE)  # its pipe may break a moment before it has
-        self.process.join(0)
-        code = self.process.exitcode
+        code = self._exitcode()
         log = os.pread(self.crash_log, _CRASH_LOG_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace").strip()
         doing = {"start": "building its envs"}.get(phase, f"in {phase}()" if phase else "waiting for orders")
         where = "" if env is None else f", at env {env}"
@@ -130,6 +129,13 @@ class Worker:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         else:
             self.process.kill()
+
+    def _exitcode(self) -> int | None:
+        """Of a worker that has ended.  A fork server takes a moment to pass it on; None if somebody else reaped it."""
+        deadline = time.monotonic() + 0.5
+        while (code := self.process.exitcode) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return code
 
     def release(self):
         """Reaps the process and gives up the descriptors."""
@@ -237,25 +243,39 @@ def _start(task: Task, conn) -> WorkerLoop | None:
 
 
 def _serve(loop: WorkerLoop, conn):
-    """Obeys until told to close."""
-    host = loop.host
-    while True:
-        try:
-            what = loop.run()
-            if what == "close":
-                break
-            if what == "infos":
-                answer = ("infos", host.infos)
-            else:
-                answer = ("answer", host.call(*conn.recv()))
-        except Exception as error:
-            answer = ("failed", report(error, host.env_at_work))
-        loop.announce(True)
-        _send(conn, answer, host)
+    """Obeys until told to close, then closes the envs."""
     try:
-        host.close()
+        while _obey(loop, conn):
+            pass
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the trainer has closed the pipe: it wants no more answers
+    try:
+        loop.host.close()
     except Exception:
         traceback.print_exc()
+
+
+def _obey(loop: WorkerLoop, conn) -> bool:
+    """Serves until Python is needed, and does what it is needed for; False at the end."""
+    host = loop.host
+    try:
+        what = loop.run()
+    except Exception as error:
+        answer = ("failed", report(error, host.env_at_work))
+    else:
+        if what == "close":
+            return False
+        answer = ("infos", host.infos) if what == "infos" else _call(host, conn.recv())
+    loop.announce(True)
+    _send(conn, answer, host)
+    return True
+
+
+def _call(host: Host, request: tuple) -> tuple:
+    try:
+        return "answer", host.call(*request)
+    except Exception as error:
+        return "failed", report(error, host.env_at_work)
 
 
 def _send(conn, answer, host):

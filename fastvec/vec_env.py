@@ -192,12 +192,6 @@ class VecEnv(Pool):
         Raises:
             WorkerError: an env raised (it has no such attribute, say); the VecEnv is closed then.
         """
-        if self.host is not None:
-            self._await_all(None, "call")
-            try:
-                return self.host.call(name, args, kwargs)
-            except Exception as error:
-                self._on_exception(error, "call")
         try:
             answers = self._order_call((name, args, kwargs), None)
         except RecvTimeout:

@@ -18,7 +18,7 @@ cdef extern from "numpy/arrayobject.h":
     )
     # A NULL base makes structured scalars copies; NumPy's own .pxd has no way to say NULL.
     object scalar_from_bytes "PyArray_Scalar"(void *data, cnp.dtype descr, PyObject *base)
-    bint can_cast "PyArray_CanCastArrayTo"(cnp.ndarray array, cnp.dtype to, cnp.NPY_CASTING casting)
+    bint can_cast "PyArray_CanCastTypeTo"(cnp.dtype from_, cnp.dtype to, cnp.NPY_CASTING casting)
     void scalar_to_bytes "PyArray_ScalarAsCtype"(object scalar, void *data)
 
 cdef object copyto = np.copyto
@@ -109,15 +109,18 @@ cdef class Leaf(Packer):
         # A plain Python number has no dtype of its own, so NumPy may fit it to the row's (5 goes into a uint8).
         if type(sample) in PLAIN_NUMBERS:
             return self.cast_number(row, sample, array)
-        if not can_cast(array, self.descr, cnp.NPY_SAME_KIND_CASTING):
+        if not can_cast(array.descr, self.descr, cnp.NPY_SAME_KIND_CASTING):
             raise self.cast_error(array)
         return cnp.PyArray_CopyInto(self.view(row), array)
 
     cdef int cast_number(self, char *row, object number, cnp.ndarray array) except -1:
+        cdef cnp.ndarray view = self.view(row)
         try:
-            copyto(self.view(row), number, casting="same_kind")
+            copyto(view, number, casting="same_kind")
         except (TypeError, OverflowError) as error:
             raise self.cast_error(array) from error
+        if type(number) is int and self.descr.kind in "iu" and int(view[()]) != number:  # NumPy 1 lets it wrap
+            raise self.cast_error(array)
         return 0
 
     cdef object cast_error(self, cnp.ndarray array):

@@ -236,9 +236,9 @@ cdef class Pool:
                     self.unit[u].slot = 0
                 if self.boxes is not None:
                     self.boxes.box[u].has_options = options is not None
-                    if options is not None:
-                        self._tell(u, options)
                 self.order(u, FV_RESET)
+                if self.boxes is not None and options is not None:
+                    self._tell(u, options)
             self.phase = FLYING
         finally:
             self._busy = False
@@ -259,6 +259,8 @@ cdef class Pool:
         self.enter("call")
         try:
             self.await_units(self.num_units, timeout, "call")
+            if self.host is not None:
+                return [self._call_host(request)]
             queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
             for u in range(self.num_units):
                 if self.unit[u].message:  # infos lie on the pipe before the answer
@@ -274,7 +276,14 @@ cdef class Pool:
         finally:
             self._busy = False
 
+    def _call_host(self, request):
+        try:
+            return self.host.call(*request)
+        except Exception as error:
+            self._on_exception(error, "call")
+
     def _tell(self, int worker, message):
+        """Puts a message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
         try:
             self.conns[worker].send(message)
         except OSError:  # the worker is dead: await_units will find out and say how
@@ -318,7 +327,12 @@ cdef class Pool:
         return self.phase == HOLDING and self.num_held == self.num_units
 
     def _mark_closed(self):
+        """From here on every call raises ClosedError, one that waits (in another thread, or under a signal handler that
+        closes) too."""
+        cdef int u
         self.phase = CLOSED
+        for u in range(self.num_units):
+            self.life[u].fd = -1
 
     def _times(self):
         """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
@@ -440,6 +454,8 @@ cdef class Pool:
             rc = SIGNAL
         while rc == SIGNAL:
             PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
+            if self.phase == CLOSED:
+                raise ClosedError(f"{call}() was waiting when the VecEnv was closed")
             with nogil:
                 rc = self.wait(units, deadline)
         if rc == LATE:
@@ -459,7 +475,11 @@ cdef class Pool:
             else:
                 self.host.reset(w.slot, self.options)
         except Exception as error:
-            self._on_exception(error, "step" if order == FV_STEP else "reset")
+            self._on_exception(error, _PHASES[order])
+        except BaseException:  # Ctrl-C amid a step: the envs are in no known state
+            self.num_flying = self.missing[0] = w.order = 0
+            self.phase = FRESH
+            raise
         self.host_ns = fv_now() - began
         self.ready(0, False)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from fastvec_c.env import CompiledEnv
+from fastvec_c.fields import STANDARD
 
 from fastvec.spaces import as_spec
 
@@ -13,6 +14,9 @@ def adapt_compiled(env) -> CompiledEnv:
         if not hasattr(env, name):
             raise TypeError(f"{kind} has __fastvec_env__ but no {name}; see fastvec_env.h for what a compiled env needs")
     fields = {name: as_spec(spec, f"{kind}.fields[{name!r}]") for name, spec in getattr(env, "fields", {}).items()}
+    taken = fields.keys() & set(STANDARD)
+    if taken:
+        raise ValueError(f"{kind}.fields has {sorted(taken)}, the names of standard fields; rename them")
     return CompiledEnv(
         env,
         as_spec(env.observation_space, f"{kind}.observation_space"),

@@ -366,3 +366,52 @@ def test_compiled_envs_take_no_options():
 def test_arena_larger_than_memory():
     with pytest.raises(MemoryError, match="the arena needs .* are available; make fewer envs, or fewer slots"):
         fastvec.make(lambda: Probe(observation_size=1 << 20), 1, slots=1 << 20)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("base", [envs.Herd, Probe])
+def test_field_with_a_standard_name(num_workers, base):
+    class Greedy(base):
+        fields = {"rewards": fastvec.Spec()}
+
+    with pytest.raises(fastvec.WorkerError, match="Greedy.*rewards"):
+        fastvec.make(Greedy, num_workers)
+
+
+def test_close_ends_a_waiting_recv():
+    """As a signal handler does that closes the VecEnv."""
+    vec = fastvec.make(lambda: envs.Scripted(envs.sleep_long, 1), 1)
+    vec.reset()
+    vec.send([0])
+    closer = threading.Timer(0.3, vec.close)
+    closer.start()
+    with pytest.raises(fastvec.ClosedError, match="was waiting when the VecEnv was closed"):
+        vec.recv()
+    closer.join()
+
+
+def test_interrupted_in_this_process():
+    """Ctrl-C amid an env's step: its state is unknown, so the next call must be a reset."""
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with fastvec.make(lambda: envs.Scripted(interrupt, at=2), 0) as vec:
+        vec.reset()
+        vec.step([1])
+        with pytest.raises(KeyboardInterrupt):
+            vec.step([1])
+        with pytest.raises(fastvec.StateError, match="before reset"):
+            vec.step([1])
+        vec.reset()
+        vec.step([1])
+
+
+@pytest.mark.parametrize("kind", [BrokenPipeError, EOFError, ConnectionResetError])
+def test_env_loses_a_connection_of_its_own(kind):
+    """Not to be mistaken for the trainer's leaving."""
+    def lose():
+        raise kind("the simulator went away")
+
+    vec = fastvec.make(lambda: envs.Scripted(lose), 1)
+    with pytest.raises(fastvec.WorkerError, match=f"raised {kind.__name__} .the simulator went away."):
+        run(vec)

@@ -214,3 +214,21 @@ def test_stats_add_up():
         assert (stats.batches, stats.rows) == (64, 64 * 12)
         assert [w.steps for w in stats.workers] == [64, 64]
         assert min(stats.env, stats.handoff, stats.policy) >= 0 and stats.env > 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_call_between_send_and_recv(num_workers):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=2, seed=0) as vec:
+        vec.reset()
+        for t in range(1, 12):
+            vec.send([t % 7, 0])
+            vec.call("seed")
+            batch = vec.recv()
+            assert bool(batch.infos) == batch.terminations.any()  # infos on the pipe are not mistaken for the answer
+        assert vec.call("calls")[0] >= 8
+
+
+def test_options_larger_than_a_pipe():
+    with fastvec.make(envs.Scripted, 2, num_envs=2) as vec:
+        _, infos = vec.reset(options={"map": bytes(500_000)})
+        assert len(infos[1]["options"]["map"]) == 500_000
