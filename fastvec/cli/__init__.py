@@ -10,12 +10,11 @@ import os
 import sys
 
 from fastvec.cli import demo
-from fastvec.cli.errors import CliError
+from fastvec.cli.errors import INTERRUPTED, CliError
 
 __all__ = ["main"]
 
 COMMANDS = (demo,)  # modules with add_parser(subparsers), which sets the default `run`: a function of args to exit status
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv=None) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastvec.cli.arguments import count, count_or_auto, seconds, seed
-from fastvec.cli.errors import CliError
+from fastvec.cli.errors import INTERRUPTED, CliError
 from fastvec.machine import usable_cpus
 
 SECONDS = 10.0
@@ -42,15 +42,15 @@ def add_parser(subparsers):
 
 def run(args) -> int:
     """Runs the demo.  Returns the exit status: 0, or 130 where Ctrl-C ended it early.  Raises CliError."""
-    _check_modules()
+    _check_modules(args.policy)
     _check_output(args.output)
     workers, worlds = sizes(args.workers, args.worlds)
     files = _load_scenes(args.scenes, workers * worlds)
     with _stop_on_interrupt() as interrupted:
         _measure(args, files, workers, worlds, interrupted)
-        if interrupted.is_set():
-            return signal.SIGINT + 128
-        _draw(args, files)
+    if interrupted.is_set():
+        return INTERRUPTED
+    _draw(args, files)
     return 0
 
 
@@ -64,10 +64,11 @@ def sizes(workers, worlds):
 # ---- checks, before anything is started ------------------------------------------------------------------------------
 
 
-def _check_modules():
-    missing = [package for module, package in MODULES.items() if importlib.util.find_spec(module) is None]
+def _check_modules(policy):
+    missing = [package for module, package in MODULES.items()
+               if importlib.util.find_spec(module) is None and (module != "torch" or policy == "torch")]
     if missing:
-        raise CliError(f"{', '.join(missing)} not installed; pip install 'fastvec[demo]'")
+        raise CliError(f"the demo needs {' and '.join(missing)}: pip install 'fastvec[demo]'")
 
 
 def _check_output(output):
@@ -120,21 +121,33 @@ def _measure(args, files, workers, worlds, interrupted):
 
     console = Console()
     length = None if args.steps else args.seconds or SECONDS
-    try:
-        vec = fastvec.make(creator(scenes=files, worlds=worlds), workers, seed=args.seed)
-    except (fastvec.FastvecError, ValueError, MemoryError) as error:
-        raise CliError(str(error)) from None
-    with vec:
+    with _start(creator(scenes=files, worlds=worlds), workers, args.seed) as vec:
         policy = _policy(args.policy, args.seed)  # after the fork: torch is nothing that workers need
         _say(console, f"{workers} workers x {worlds} worlds, {len(files)} scene{'s' * (len(files) != 1)}, {vec.num_rows} rows")
         _say(console, f"policy: {POLICIES[args.policy]}")
         with Progress(console, workers * worlds, length, args.steps) as progress:
-            tally = rollout(vec, policy, length, args.steps, interrupted.is_set, progress)
+            try:
+                tally = rollout(vec, policy, length, args.steps, interrupted.is_set, progress)
+            except fastvec.FastvecError as error:
+                raise CliError(str(error)) from None
         memory = summary.memory(vec)
     if interrupted.is_set():
         _say(console, "ended early by Ctrl-C")
     console.print(summary.totals(tally, workers * worlds, memory))
     console.print(summary.workers(tally))
+
+
+def _start(creator, workers, seed):
+    """fastvec.make, for which the user's numbers may be too large."""
+    import fastvec
+
+    try:
+        return fastvec.make(creator, workers, seed=seed)
+    except fastvec.WorkerError as error:
+        reason = str(error).splitlines()[0].rstrip(":")  # the rest is the worker's traceback
+        raise CliError(f"{workers} workers could not start: {reason}; are --workers or --worlds too large?") from None
+    except (ValueError, MemoryError, OSError) as error:
+        raise CliError(f"{workers} workers could not start: {error}") from None
 
 
 def _draw(args, files):

@@ -1,4 +1,6 @@
-"""The error that a command shows its user."""
+"""The error that a command shows its user, and the exit status of a command that was interrupted."""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class CliError(Exception):

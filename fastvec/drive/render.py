@@ -88,16 +88,24 @@ def view(raw):
     """
     driven = raw["absolute_self_observation"][raw["controlled_state"] > 0]
     points = np.concatenate([driven[driven[:, X] > AWAY, :2], driven[:, GOAL]]).astype(float)
-    roads = raw["map_observation"][:, :2].astype(float)
-    if len(roads):
-        inside = (points >= roads.min(0) - MARGIN) & (points <= roads.max(0) + MARGIN)
-        points = points[inside.all(1)] if inside.all(1).any() else points
     low, high = points.min(0) - MARGIN, points.max(0) + MARGIN
-    if len(roads):  # a few metres beyond the roads are enough
-        low = np.maximum(low, np.minimum(roads.min(0) - 4, points.min(0) - 4))
-        high = np.minimum(high, np.maximum(roads.max(0) + 4, points.max(0) + 4))
+    roads = _extent(raw["map_observation"].astype(float))
+    if roads is not None:
+        inside = ((points >= roads[0] - MARGIN) & (points <= roads[1] + MARGIN)).all(1)
+        points = points[inside] if inside.any() else points
+        # Four metres beyond the roads are enough, unless somebody is there.
+        low = np.maximum(points.min(0) - MARGIN, np.minimum(roads[0], points.min(0)) - 4)
+        high = np.minimum(points.max(0) + MARGIN, np.maximum(roads[1], points.max(0)) + 4)
     short = np.maximum(0, (LEAST_SPAN - (high - low)) / 2)
     return low - short, high + short
+
+
+def _extent(segments):
+    """(low, high) corners around all road segments; None if there are none."""
+    if not len(segments):
+        return None
+    reach = np.abs(np.stack([np.cos(segments[:, HEADING]), np.sin(segments[:, HEADING])], 1)) * segments[:, HALF_LENGTH, None]
+    return (segments[:, :2] - reach).min(0), (segments[:, :2] + reach).max(0)
 
 
 class Renderer:
@@ -107,7 +115,7 @@ class Renderer:
         raw: of `fastvec.drive.Drive.raw`, at the beginning of an episode: the camera and who is parked come from it.
         title: what stands above, on the left.
         width: of the frames, in pixels.
-        height: of the frames; by default what the scene needs, between 0.45 and 1 times the width.
+        height: of the frames; by default what the scene needs, its map between 0.3 and 1 times the width.
         supersample: drawn this many times larger and scaled down, for smooth edges.
 
     Attributes:
@@ -118,7 +126,7 @@ class Renderer:
         low, high = view(raw)
         if height is None:
             aspect = (high[1] - low[1]) / (high[0] - low[0])
-            height = round(width * min(max(aspect, 0.45), 1.0)) + TITLE_HEIGHT + LEGEND_HEIGHT
+            height = round(width * min(max(aspect, 0.3), 1.0)) + TITLE_HEIGHT + LEGEND_HEIGHT
         self.width, self.height = width, height
         self._title, self._scale = title, supersample
         map_height = height - TITLE_HEIGHT - LEGEND_HEIGHT
@@ -209,12 +217,15 @@ class Renderer:
             x += 19 + draw.textlength(name, _font(12)) + 14
         draw.ellipse((x, middle - 5, x + 9, middle + 4), None, OPEN_GOAL, 2)
         draw.text((x + 14, middle), "goal", FAINT_INK, _font(12), anchor="lm")
-        self._draw_ruler(draw, middle)
+        self._draw_ruler(draw, middle, x + 50)
         return image
 
-    def _draw_ruler(self, draw, middle):
+    def _draw_ruler(self, draw, middle, left):
+        """A scale, if there is room for it to the right of `left`."""
         metres = 20
         right, length = self.width - 12, metres * self._camera.pixels_per_metre / self._scale
+        if right - length - 45 < left:
+            return
         draw.line((right - length, middle + 4, right, middle + 4), FAINT_INK, 1)
         for x in (right - length, right):
             draw.line((x, middle + 1, x, middle + 4), FAINT_INK, 1)
