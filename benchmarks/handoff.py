@@ -25,12 +25,11 @@ TARGET = 10  # times the floor, at most
 
 def main():
     p = harness.parser(__doc__)
-    p.add_argument("--wait", default="auto", help="auto, spin, yield, park, or SPIN_US,YIELDS,YIELD_US")
+    p.add_argument("--wait", default="auto", type=harness.wait_policy, help=harness.WAIT_HELP)
     args = p.parse_args()
-    wait = fastvec.WaitPolicy(*eval(f"[{args.wait}]")) if "," in args.wait else args.wait
     report = harness.Report("handoff", args)
     repetitions, seconds = (3, 0.02) if args.quick else (15, 0.1)
-    vecs = {n: fastvec.make(Probe, n, num_envs=n or 1, wait=wait) for n in (0, 1, 2, 4, 8)}
+    vecs = {n: fastvec.make(Probe, n, num_envs=n or 1, wait=args.wait) for n in (0, 1, 2, 4, 8)}
     with tempfile.TemporaryDirectory() as folder:
         sides = {"floor": floor} if (floor := ping_pong(folder, 20_000 if args.quick else 200_000)) else {}
         sides |= {n: partial(round_trip, vec, seconds) for n, vec in vecs.items()}

@@ -20,6 +20,7 @@ from rich.box import ASCII2, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import fastvec
 from fastvec.machine import usable_cpus
 
 PEERS = ("fastvec", "gymnasium", "numpy", "pufferlib", "stable-baselines3", "envpool", "torch")
@@ -38,6 +39,11 @@ class Sample:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+    @property
+    def brief(self) -> str:
+        """The median, and half the distance from the lowest to the highest in percent."""
+        return f"{number(self.median)} ±{(max(self.values) - min(self.values)) / 2 / self.median:.0%}"
 
     def __str__(self):
         return f"{number(self.median)} ({number(min(self.values))}–{number(max(self.values))})"
@@ -146,8 +152,6 @@ def _cpu_model() -> str:
 
 def _version(package: str) -> str | None:
     if package == "fastvec":  # may run from its source tree
-        import fastvec
-
         return fastvec.__version__
     try:
         return importlib.metadata.version(package)
@@ -204,6 +208,17 @@ def workers(n: int) -> str:
     return "this process" if n == 0 else f"{n} worker{'s'[:n > 1]}"
 
 
+WAIT_HELP = "auto, spin, yield, park, or a fastvec.WaitPolicy as SPIN_US,YIELDS,YIELD_US"
+
+
+def wait_policy(text: str):
+    """What `fastvec.make(wait=...)` takes."""
+    if "," not in text:
+        return text
+    spin_us, yields, yield_us = text.split(",")
+    return fastvec.WaitPolicy(float(spin_us), int(yields), float(yield_us))
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every benchmark takes."""
     p = argparse.ArgumentParser(description=description)
@@ -240,13 +255,13 @@ class Report:
     def say(self, text: str):
         self.console.print(text, markup=False)
 
-    def table(self, title: str, columns: list[str], rows: list[list]):
-        """Rows of strings, numbers and Samples; None is an empty cell."""
+    def table(self, title: str, columns: list[str], rows: list[list], brief=False):
+        """Rows of strings, numbers and Samples (`brief` ones where there are many); None is an empty cell."""
         table = Table(title=title, title_justify="left", box=self.box)
         for i, column in enumerate(columns):
             table.add_column(column, justify="right" if i else "left")
         for row in rows:
-            table.add_row(*(number(x) for x in row))
+            table.add_row(*(x.brief if brief and isinstance(x, Sample) else number(x) for x in row))
         self.say("")
         self.console.print(table)
         values = [[list(x.values) if isinstance(x, Sample) else x for x in row] for row in rows]
