@@ -59,7 +59,7 @@ class Rounds:
         patience: seconds to lose by it, in all.
     """
 
-    BUSY = 0.1
+    BUSY = 0.03
     LOOK = 0.2  # seconds
 
     def __init__(self, patience: float):
