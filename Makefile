@@ -24,7 +24,7 @@ tsan:
 	tests/stress/run.sh 50000 -fsanitize=thread
 
 bench: $(VENV)/.test
-	for b in handoff vs_gymnasium oversubscribed drive; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory vs_gymnasium oversubscribed drive; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info

@@ -37,10 +37,11 @@ def main():
     if args.step:
         return step(*args.step)
     report = harness.Report("syscalls", args)
-    steps, repetitions = (20_000, 2) if args.quick else (200_000, 7)
+    # strace slows a yield a hundredfold: enough steps to see one call in a thousand, no more.
+    steps, repetitions = (2_000, 2) if args.quick else (10_000, 3)
     with tempfile.TemporaryDirectory() as folder:
         library = build(folder)
-        kinds = {n: [] for n in (0, 1, 2, 8)}
+        kinds = {n: [] for n in (0, 1, 2)}
         sides = {n: lambda n=n: kinds[n].append(count(n, steps, library)) or 0.0 for n in kinds}
         report.rounds.in_turn(sides, repetitions)
 
