@@ -1,25 +1,7 @@
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from fastvec_c.drive.layout cimport drive_rules, drive_scene, drive_world
-
-cdef extern from "fastvec_env.h" nogil:
-    enum:
-        FASTVEC_ENV_ABI, FASTVEC_OK, FASTVEC_INFO, FASTVEC_ERROR
-    const char *FASTVEC_ENV_CAPSULE
-    ctypedef struct fastvec_rows:
-        const void *actions
-        void *observations
-        float *rewards
-        uint8_t *terminations
-        uint8_t *truncations
-        uint8_t *masks
-    ctypedef struct fastvec_env:
-        uint32_t abi, num_agents
-        size_t observation_nbytes, action_nbytes
-        void *self
-        int (*reset)(void *self, const fastvec_rows *rows, const uint64_t *seed) noexcept nogil
-        int (*step)(void *self, const fastvec_rows *rows) noexcept nogil
-        const char *(*error)(void *self) noexcept nogil
+from fastvec_c.env cimport fastvec_env
 
 # What is told of a finished episode.
 ctypedef struct drive_episode:

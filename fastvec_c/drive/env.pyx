@@ -8,6 +8,7 @@ from libc.string cimport memset
 
 from fastvec_c.drive.layout cimport *
 from fastvec_c.drive.scene cimport Scene
+from fastvec_c.env cimport FASTVEC_ENV_ABI, FASTVEC_ENV_CAPSULE, FASTVEC_ERROR, FASTVEC_INFO, FASTVEC_OK, fastvec_env, fastvec_rows
 from fastvec_c.drive.world cimport world_observe, world_reset, world_rows, world_step
 
 cdef extern from "drive/dynamics.h" nogil:
