@@ -10,7 +10,7 @@ from fastvec.spaces import Spec
 _PROBE_SECONDS = 0.2
 # What a step costs beside the envs, measured by benchmarks/handoff.py on 2 cores of an AMD EPYC VM: with a CPU for
 # everybody, and with more processes than CPUs.  Only their rough size matters.
-_HANDOFF_ROOM, _HANDOFF_CROWDED = 1.5e-6, 12e-6
+_HANDOFF_ROOM, _HANDOFF_CROWDED = 1.5e-6, 4e-6
 _PER_WORKER = 0.3e-6
 _WORTH_IT = 0.9  # more workers must take at most this share of the time
 

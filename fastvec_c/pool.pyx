@@ -18,7 +18,7 @@ from fastvec_c.mailbox cimport (
     FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
-    FV_WOKEN, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
+    FV_NO_SPIN, FV_WOKEN, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
 )
 
 cnp.import_array()
@@ -435,6 +435,7 @@ cdef class Pool:
     cdef await_units(self, int units, timeout, str call):
         cdef int64_t deadline = NEVER
         cdef int i, rc
+        cdef bint spins
         if self.host is not None:
             if self.num_flying:
                 self.run_host()
@@ -445,7 +446,8 @@ cdef class Pool:
         # Busy batches would never let wait() come to its naps.
         rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
         if rc == CAME:
-            for i in range(EAGER_LOOKS if self.waiter.policy.spin_ns else 1):
+            spins = self.waiter.policy.spin_ns and self.waiter.doubt < FV_NO_SPIN
+            for i in range(EAGER_LOOKS if spins else 1):
                 self.collect()
                 if self.enough(units):
                     fv_wait_none(&self.waiter)

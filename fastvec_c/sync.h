@@ -106,22 +106,40 @@ typedef struct fv_waiter {
     int64_t spin_until;  /* when to stop spinning (0: it has stopped), */
     int64_t yield_until; /* when to stop yielding, */
     int64_t turns;       /* turns spun or yielded so far in this stage */
+    int32_t spun;        /* whether this wait began with spinning; */
+    int32_t doubt;       /* how often that was in vain of late, up to FV_NO_SPIN; */
+    uint32_t unspun;     /* waits that did without since */
+    int32_t park_only;   /* so many more waits are not to yield */
 } fv_waiter;
 
 enum {
     FV_MIN_SPIN_NS = 1000,
+    FV_NO_SPIN = 5,         /* each doubt halves the spinning, so many stop it, */
+    FV_TRY_AGAIN = 64,      /* but for one wait in so many */
+    FV_SLICE_NS = 1300000,  /* a yield that lasts so long gave the CPU to somebody who computes: dearer than a park, */
+    FV_PARK_ONLY = 32,      /* so the next waits do without */
     FV_PARK_COST_NS = 50000,  /* what a park and a wake cost: waiting awake for less is a gain wherever there is room */
     FV_MEAN_LIMIT_NS = 10000000 /* one long pause (a learner's update) must not count for many short waits */
 };
 
 static inline int64_t fv_clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
+/* How long to spin at most.  There may be less room than the policy thinks (strangers on the CPUs, or the scheduler put
+ * both sides on one): then each side spins while the other waits for that very CPU, and the means keep it so. */
+static inline int64_t fv_spin_limit(fv_waiter *w)
+{
+    if (w->policy.spin_ns == 0) return 0;
+    if (w->doubt == FV_NO_SPIN) return ++w->unspun % FV_TRY_AGAIN ? 0 : FV_MIN_SPIN_NS;
+    return fv_clamp(w->policy.spin_ns >> w->doubt, FV_MIN_SPIN_NS, w->policy.spin_ns);
+}
+
 static inline void fv_wait_begin(fv_waiter *w, int64_t now)
 {
-    int64_t expected = 2 * w->mean_ns, patience = w->policy.yield_ns;
+    int64_t expected = 2 * w->mean_ns, patience = w->policy.yield_ns, spin = fv_spin_limit(w);
     w->begun = now;
     w->turns = 0;
-    w->spin_until = w->policy.spin_ns ? w->begun + fv_clamp(expected, FV_MIN_SPIN_NS, w->policy.spin_ns) : 0;
+    w->spun = spin != 0;
+    w->spin_until = spin ? w->begun + fv_clamp(expected, FV_MIN_SPIN_NS, spin) : 0;
     /* A wait that will outlast our patience anyway is not worth more than the price of a park. */
     if (expected > patience) expected = FV_PARK_COST_NS;
     w->yield_until = patience ? w->begun + fv_clamp(expected, FV_PARK_COST_NS, patience) : 0;
@@ -135,14 +153,21 @@ static inline int fv_wait_turn(fv_waiter *w)
         if ((++w->turns & 15) == 0 && fv_now() >= w->spin_until) w->spin_until = w->turns = 0;
         return 1;
     }
-    if (w->turns >= w->policy.yields && (w->yield_until == 0 || fv_now() >= w->yield_until)) return 0;
+    if (w->park_only) return 0;
+    int64_t began = fv_now();
+    if (w->turns >= w->policy.yields && began >= w->yield_until) return 0;
     w->turns++;
     sched_yield();
+    if (fv_now() - began > FV_SLICE_NS) w->park_only = FV_PARK_ONLY;
     return 1;
 }
 
 static inline void fv_wait_end(fv_waiter *w, int64_t now)
 {
+    if (w->park_only) w->park_only--;
+    /* Spinning was in vain, yet the first yields ended the wait: the other side had waited for our CPU. */
+    if (w->spun && !w->spin_until && w->turns <= 2) w->doubt += w->doubt < FV_NO_SPIN;
+    else if (w->spin_until) w->doubt -= w->doubt > 0;
     w->mean_ns += (fv_clamp(now - w->begun, 0, FV_MEAN_LIMIT_NS) - w->mean_ns) / 8;
 }
 

@@ -1,5 +1,5 @@
 """Waiting: the clock, the wait policy and the waiter of sync.h."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "sync.h" nogil:
@@ -11,6 +11,7 @@ cdef extern from "sync.h" nogil:
         FV_WOKEN
         FV_TIMED_OUT
         FV_INTERRUPTED
+        FV_NO_SPIN
 
     ctypedef struct fv_policy:
         int64_t spin_ns
@@ -20,6 +21,7 @@ cdef extern from "sync.h" nogil:
     ctypedef struct fv_waiter:
         fv_policy policy
         int64_t mean_ns
+        int32_t doubt
 
     void fv_wait_begin(fv_waiter *w, int64_t now)
     int fv_wait_turn(fv_waiter *w)
