@@ -6,7 +6,6 @@ import faulthandler
 import os
 import pickle
 import signal
-import sys
 import time
 import traceback
 import warnings

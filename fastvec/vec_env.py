@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import weakref
 from dataclasses import dataclass
 
 import numpy as np
 
-from fastvec_c.errors import ClosedError, RecvTimeout, StateError
+from fastvec_c.errors import RecvTimeout, StateError
 from fastvec_c.pool import Pool
 from fastvec_c.worker import KEEP, RESEED, RESET
 

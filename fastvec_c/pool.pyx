@@ -309,10 +309,6 @@ cdef class Pool:
         return worker * self.envs_per_unit + self.boxes.box[worker].current
 
     @property
-    def _phase(self):
-        return ("fresh", "holding", "flying", "closed")[self.phase]
-
-    @property
     def _slot(self):
         """The slot that was written last (of worker 0: of all, unless batches are smaller than all)."""
         return self.unit[0].slot

@@ -1,8 +1,5 @@
 """Waiting: how long to spin and to yield before a process parks."""
 
-HAVE_FUTEX = bool(FV_HAVE_FUTEX)
-
-
 cdef class WaitPolicy:
     """How long to wait awake: spin, then yield, then park (see sync.h).
 

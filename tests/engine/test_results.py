@@ -161,6 +161,7 @@ def test_call_between_async_batches():
         for _ in range(40):
             batch = vec.recv()
             assert sorted(vec.call("seed")) == [0, 1, 2]
+            assert batch.observations[:, 0].tolist() == batch.rows.tolist()  # the call has not mixed up the batches
             vec.send(np.zeros(1, np.int64))
 
 
