@@ -121,7 +121,7 @@ def _measure(args, files, workers, worlds, interrupted):
 
     console = Console()
     length = None if args.steps else args.seconds or SECONDS
-    with _start(creator(scenes=files, worlds=worlds), workers, args.seed) as vec:
+    with _start(creator(scenes=files, worlds=worlds, collision_behavior="ignore"), workers, args.seed) as vec:
         policy = _policy(args.policy, args.seed)  # after the fork: torch is nothing that workers need
         _say(console, f"{workers} workers x {worlds} worlds, {len(files)} scene{'s' * (len(files) != 1)}, {vec.num_rows} rows")
         _say(console, f"policy: {POLICIES[args.policy]}")
@@ -152,11 +152,12 @@ def _start(creator, workers, seed):
 
 def _draw(args, files):
     """Plays one episode of the first scene with the same policy, and writes its picture."""
+    from fastvec.drive import DriveConfig
     from fastvec.drive.record import record_episode, write_gif, write_png
     from rich.console import Console
 
     gif = args.output.suffix.lower() == ".gif"
-    frames = record_episode(_policy(args.policy, args.seed), files[:1], seed=args.seed, trail_steps=25 if gif else None)
+    frames = record_episode(_policy(args.policy, args.seed), files[:1], config=DriveConfig(collision_behavior="ignore"), seed=args.seed, trail_steps=25 if gif else None)
     try:
         if gif:
             write_gif(frames, args.output)

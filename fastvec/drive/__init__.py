@@ -22,26 +22,26 @@ class Creator:
     scenes: Any
     worlds: int
     config: DriveConfig
-    sample_scenes: bool
-    rows_per_world: int | None
-    auto_reset: bool
+    options: dict
 
     def __call__(self, env_index=0, num_envs=1):
-        """Env number `env_index` of `num_envs`: its worlds host the scenes after those of the envs before it."""
+        """Env number `env_index` of `num_envs`: its worlds follow those of the envs before it."""
         if not 0 <= env_index < num_envs:
             raise ValueError(f"env_index is {env_index}: expected 0 <= env_index < num_envs = {num_envs}")
-        return Drive(self.scenes, self.worlds, self.config, first_world=env_index * self.worlds, sample_scenes=self.sample_scenes,
-                     rows_per_world=self.rows_per_world, auto_reset=self.auto_reset)
+        return Drive(self.scenes, self.worlds, self.config, first_world=env_index * self.worlds, total_worlds=num_envs * self.worlds, **self.options)
 
 
-def creator(scenes="shipped", worlds=16, config=None, *, sample_scenes=False, rows_per_world=None, auto_reset=True, **config_kwargs):
+def creator(scenes="shipped", worlds=None, config=None, *, resample_every=0, sample_with_replacement=False, seed=None, rows_per_world=None,
+            auto_reset=True, **config_kwargs):
     """A creator of `Drive` envs for `fastvec.make`.
 
+    The scenes are shared out over the worlds of all envs, the same way for any number of workers; see `Drive`.
+
     Args:
-        scenes: "shipped", a scene file, a folder of them, or a list.
-        worlds: worlds of each env.
+        scenes: "shipped", a scene file, a folder of them, or a list; see `fastvec.drive.scenes.find`.
+        worlds: worlds of each env; None: `num_worlds` of the config, which is 1 by default.
         config: a `DriveConfig`; its defaults where None.
-        sample_scenes, rows_per_world, auto_reset: see `Drive`.
+        resample_every, sample_with_replacement, seed, rows_per_world, auto_reset: see `Drive`.
         **config_kwargs: fields of `DriveConfig`, over those of `config`.
 
     Raises:
@@ -51,4 +51,6 @@ def creator(scenes="shipped", worlds=16, config=None, *, sample_scenes=False, ro
     2
     """
     config = replace(DriveConfig() if config is None else config, **config_kwargs)
-    return Creator(scenes, worlds, config, sample_scenes, rows_per_world, auto_reset)
+    options = dict(resample_every=resample_every, sample_with_replacement=sample_with_replacement, seed=seed, rows_per_world=rows_per_world,
+                   auto_reset=auto_reset)
+    return Creator(scenes, config.num_worlds if worlds is None else worlds, config, options)

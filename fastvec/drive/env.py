@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 
 import numpy as np
@@ -13,24 +12,12 @@ from fastvec.spaces import Spec
 from fastvec_c.drive.env import Worlds
 from fastvec_c.drive.scene import Scene
 
-ROW = 6 + 63 * 6 + 200 * 13
-
-
-@functools.lru_cache(maxsize=None)
-def _grid(dynamics_model):
-    """GPUDrive's discrete actions, float32 (n, floats of an action); the last factor runs fastest."""
-    if dynamics_model == "delta_local":
-        axes = [np.linspace(-2, 2, 20), np.linspace(-2, 2, 20), np.linspace(-3.14, 3.14, 20)]
-    else:
-        axes = [np.linspace(-4, 4, 7), np.linspace(-np.pi, np.pi, 13), np.zeros(1)]  # acceleration, steering, head angle
-    return np.array(list(itertools.product(*(np.round(a, 3) for a in axes))), np.float32)
-
 
 # Worlds and envs of a process share scenes; what is kept is a few hundred kilobytes each.
 @functools.lru_cache(maxsize=None)
-def _scene(path, modified, config):
+def _scene(path, modified, config, deleted=frozenset()):
     try:
-        return Scene(path, scene_files.read(path), config)
+        return Scene(path, scene_files.read(path), config, deleted)
     except scene_files.SceneError:
         raise
     except ValueError as error:
@@ -42,50 +29,69 @@ class Drive:
 
     Rows are the controlled agents of world 0, then of world 1, and so on; of one world in slot order.
 
+    All worlds of all envs share the scenes: world g of G hosts scene g, counted round, and keeps it.  With
+    `resample_every` it goes on to the scenes g + G, g + 2 G and so on, so that no two worlds ever host the same one (as
+    long as there are as many scenes as worlds), and begins again when it has been through them.
+
     Args:
         scenes: see `fastvec.drive.scenes.find`.
-        worlds: how many worlds.
+        worlds: how many worlds; None: `config.num_worlds`.
         config: a `DriveConfig`.
-        first_world: which world of all this env's first one is; without sampling, world w of all hosts scene w mod the
-            number of scenes, for ever.
-        sample_scenes: draw a scene at random, from the seed of `reset`, whenever a world begins an episode.
-        rows_per_world: rows of each world; by default its scene's number of controlled agents, or with sample_scenes
-            the largest such number.  Rows too many are masked 0 and zero.
+        first_world: g of this env's first world.
+        total_worlds: G; by default there are no more worlds than those up to this env's last.
+        resample_every: episodes after which a world takes another scene; 0: never.
+        sample_with_replacement: take any scene at random, from the seed of `reset`, also for the first episode.
+        seed: shuffles the scenes before they are shared out; None: file order.
+        rows_per_world: rows of each world; by default the largest number of controlled agents in the scenes that it may
+            host.  Rows too many are masked 0 and zero.
         auto_reset: begin a new episode in every world whose controlled agents are all done.  Without, worlds just go on.
 
     Attributes:
-        observation_space: `Spec` of one row, (2984,) float32.
-        action_space: `Spec` of one action: an int64 index, or floats if `config.action_type` is "continuous".
+        observation_space: `Spec` of one row: (2984,) float32 by default; see `DriveConfig` and
+            `fastvec.drive.observation` for the others.
+        action_space: `Spec` of one action: an int64 index, or floats if `config.action_type` is "continuous":
+            acceleration, steering, tilt of the head (classic, bicycle); dx, dy, dyaw (delta_local); x, y, z, yaw, vx,
+            vy, vz, wx, wy, wz (state).
         num_agents: rows.
+        num_worlds: worlds.
 
     Raises:
         SceneError: a scene is missing, broken, or has nobody to control.
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, scenes="shipped", worlds=16, config=None, *, first_world=0, sample_scenes=False, rows_per_world=None, auto_reset=True):
-        _check_count("worlds", worlds, 1)
-        _check_count("first_world", first_world, 0)
+    def __init__(self, scenes="shipped", worlds=None, config=None, *, first_world=0, total_worlds=None, resample_every=0,
+                 sample_with_replacement=False, seed=None, rows_per_world=None, auto_reset=True):
         self.config = DriveConfig() if config is None else config
+        worlds = self.config.num_worlds if worlds is None else worlds
+        total_worlds = first_world + worlds if total_worlds is None else total_worlds
+        for name, value, least in (("worlds", worlds, 1), ("first_world", first_world, 0), ("total_worlds", total_worlds, first_world + worlds),
+                                   ("resample_every", resample_every, 0), ("rows_per_world", rows_per_world, 1), ("seed", seed, 0)):
+            if value is not None:
+                _check_count(name, value, least)
         files = scene_files.find(scenes)
-        hosted = [(first_world + w) % len(files) for w in range(worlds)]
-        needed = range(len(files)) if sample_scenes else sorted(set(hosted))
-        loaded = [_scene(files[i], _modified(files[i]), self.config) for i in needed]
-        if rows_per_world is not None:
-            _check_count("rows_per_world", rows_per_world, 1)
-            largest = max(loaded, key=lambda scene: scene.num_controlled)
-            if rows_per_world < largest.num_controlled:
-                raise ValueError(f"rows_per_world is {rows_per_world}, but {largest.name} has {largest.num_controlled} controlled agents: "
-                                 f"give at least {largest.num_controlled}, or lower max_controlled_agents")
-        place = {scene: k for k, scene in enumerate(needed)}
-        discrete = self.config.action_type == "discrete"
+        if seed is not None:
+            files = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
+        if sample_with_replacement:
+            decks = [files] * worlds
+        else:
+            decks = [_share(files, first_world + w, total_worlds, resample_every > 0) for w in range(worlds)]
+        decks = [[self._load(file) for file in deck] for deck in decks]
+        most = max((scene for deck in decks for scene in deck), key=lambda scene: scene.num_controlled)
+        if rows_per_world is not None and rows_per_world < most.num_controlled:
+            raise ValueError(f"rows_per_world is {rows_per_world}, but {most.name} has {most.num_controlled} controlled agents: "
+                             f"give at least {most.num_controlled}, or lower max_controlled_agents")
+        actions = self.config.action_grid() if self.config.action_type == "discrete" else None
         floats = 10 if self.config.dynamics_model == "state" else 3
-        actions = _grid(self.config.dynamics_model) if discrete else None
-        self._worlds = Worlds(loaded, [place[i] for i in hosted], self.config, actions, floats, rows_per_world, sample_scenes, auto_reset)
-        self.observation_space = Spec((ROW,), "float32")
-        self.action_space = Spec((), "int64", 0, len(actions) - 1) if discrete else Spec((floats,), "float32")
+        self._worlds = Worlds(decks, self.config, actions, floats, rows_per_world, resample_every, sample_with_replacement, auto_reset)
+        nbytes = self.config.row_nbytes()
+        self.observation_space = Spec((nbytes,), "uint8") if self.config.observation == "packed" else Spec((nbytes // 4,), "float32")
+        self.action_space = Spec((floats,), "float32") if actions is None else Spec((), "int64", 0, len(actions) - 1)
         self.num_agents = self._worlds.num_agents
         self.num_worlds = worlds
+
+    def _load(self, file, deleted=frozenset()):
+        return _scene(file, _modified(file), self.config, deleted)
 
     def __fastvec_env__(self):
         """The PyCapsule that fastvec's workers step; valid while this object lives."""
@@ -121,8 +127,108 @@ class Drive:
         """
         return raw.tensors(self._worlds, world, self.config, names)
 
+    def reset_worlds(self, worlds=None):
+        """Begins the episodes of some worlds again, each in the scene that it hosts; in the middle of an episode, too.
+
+        Their rows show the new episode from the next step on; the actions of that step are the first ones in it.
+
+        Args:
+            worlds: indices; None: all.
+
+        Returns:
+            {world: its first observations, (rows of the world, *observation_space.shape)}, for the policy to act on.
+
+        Raises:
+            IndexError: there is no such world.
+        """
+        worlds = self._checked(worlds)
+        for world in worlds:
+            self._worlds.restart(world)
+        return self._observe(worlds)
+
+    def resample(self, worlds=None):
+        """Has worlds take another scene of their share, and begins episodes in them; otherwise like `reset_worlds`."""
+        worlds = self._checked(worlds)
+        for world in worlds:
+            self._worlds.draw(world)
+        return self._observe(worlds)
+
+    def set_scenes(self, scenes):
+        """Swaps the scenes: world w hosts the w-th from now on, and begins an episode; GPUDrive's `set_maps`.
+
+        Args:
+            scenes: as of `Drive`; as many files as there are worlds.
+
+        Returns:
+            See `reset_worlds`.
+
+        Raises:
+            SceneError: a scene is missing, broken, or has nobody to control.
+            ValueError: their number is wrong, or one has more controlled agents than its world has rows (see
+                `rows_per_world`).  The worlds go on as they were.
+        """
+        files = scene_files.find(scenes)
+        if len(files) != self.num_worlds:
+            raise ValueError(f"scenes has {len(files)} files: expected one for each of the {self.num_worlds} worlds")
+        self._worlds.host({w: [self._load(file)] for w, file in enumerate(files)})
+        return self._observe(range(self.num_worlds))
+
+    def delete_agents(self, ids):
+        """Deletes agents from the scenes that worlds host, and begins episodes there; GPUDrive's `deleteAgents`.
+
+        They stay deleted until the world takes another scene.  Who was too many before may move up.
+
+        Args:
+            ids: {world: [agent ids]}, ids as in the scene file.
+
+        Returns:
+            See `reset_worlds`; also of the worlds that are not named, which begin anew as well, as in GPUDrive.
+
+        Raises:
+            IndexError: there is no such world.
+            SceneError: nobody would be left to control.
+            ValueError: `ids` is no such dict, or more agents would be controlled than the world has rows.
+        """
+        if not isinstance(ids, dict):
+            raise ValueError(f"ids is {ids!r}: expected a dict of a world's index to the list of ids to delete in it")
+        decks = {}
+        for w in self._checked(list(ids)):
+            scene, deck = self._worlds.scene_of(w), self._worlds.decks[w]
+            place = deck.index(scene)
+            decks[w] = [self._load(scene.name, scene.deleted | frozenset(map(int, ids[w]))), *deck[place + 1:], *deck[:place]]
+        self._worlds.host(decks)
+        return self.reset_worlds()
+
+    def get_expert_actions(self):
+        """What the logs say, as of GPUDrive's function of this name; W worlds, 64 slots, 91 points.
+
+        Returns:
+            (actions, positions, velocities, yaws): float32 (W, 64, 91, 3, or 10 for state dynamics), (W, 64, 91, 2),
+            (W, 64, 91, 2), (W, 64, 91, 1).  Actions are within the limits that GPUDrive sets there: 6 m/s^2 and 0.3
+            (bicycle), 6 m and pi (delta_local); for classic dynamics, which have no inverse, zeros.
+        """
+        return self._worlds.expert_actions()
+
+    def _checked(self, worlds):
+        worlds = range(self.num_worlds) if worlds is None else worlds
+        for world in worlds:
+            if not 0 <= world < self.num_worlds:
+                raise IndexError(f"worlds holds {world}: expected 0 <= world < {self.num_worlds}")
+        return worlds
+
+    def _observe(self, worlds):
+        dtype = self.observation_space.dtype
+        return {world: self._worlds.observe(world).view(dtype) for world in worlds}
+
     def close(self):
         """Nothing to close: memory goes with the object."""
+
+
+def _share(files, world, total_worlds, all_of_it):
+    """The scenes of one world: its first one, and if `all_of_it` those that it goes on to."""
+    if not all_of_it or len(files) <= total_worlds:
+        return [files[world % len(files)]]
+    return files[world::total_worlds]
 
 
 def _modified(path):

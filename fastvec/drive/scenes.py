@@ -36,6 +36,9 @@ class RawScene:
     types: np.ndarray  # int32 (n,): 7 vehicle, 8 pedestrian, 9 cyclist, 0 anything else
     ids: np.ndarray  # int64 (n,)
     experts: np.ndarray  # bool (n,): marked to replay their log
+    metadata: np.ndarray  # int32 (n, 4): is the self-driving car, of interest, to be predicted; difficulty
+    name: str
+    scenario_id: str
     order: list  # the objects' indices in the order in which they become agents
     points: np.ndarray  # float32 (p, 2)
     road_starts: np.ndarray  # int64 (r + 1,): road k has points[road_starts[k]:road_starts[k + 1]]
@@ -152,10 +155,12 @@ class _Reader:
         position, velocity, heading, valid, sizes, goals, types, ids, experts = map(np.array, columns)
         shapes = [self.road(r, f"roads[{i}]") for i, r in enumerate(roads)]
         points, road_types, road_ids, map_types = map(list, zip(*shapes)) if shapes else ([], [], [], [])
+        order = self.order(metadata, ids.tolist())
         return RawScene(
             position=np.ascontiguousarray(position), velocity=np.ascontiguousarray(velocity), heading=heading,
             valid=valid, sizes=sizes, goals=goals, types=types.astype(np.int32), ids=ids, experts=experts,
-            order=self.order(metadata, ids.tolist()),
+            metadata=self.flags(metadata, ids.tolist()), order=order,
+            name=str(scene.get("name", "")), scenario_id=str(scene.get("scenario_id", "")),
             points=np.concatenate([np.zeros((0, 2), np.float32), *points]),
             road_starts=np.cumsum([0] + [len(p) for p in points]), road_types=road_types,
             road_ids=np.array(road_ids, np.int64), road_map_types=np.array(map_types, np.int64),
@@ -193,6 +198,15 @@ class _Reader:
             self.fail(f"{where}.geometry", f"has {len(points)} points: a {kind} needs {FEWEST_POINTS[kind]}")
         return (points, ROAD_TYPES.get(kind, 0), int(self.number(road, "id", where, np.int64)),
                 int(self.number(road, "map_element_id", where, np.int64)))
+
+    def flags(self, metadata, ids):
+        """Of each object, int32 (n, 4): is the self-driving car, of interest, to be predicted; difficulty."""
+        flags = np.zeros((len(ids), 4), np.int32)
+        flags[self.get(metadata, "sdc_track_index", "metadata", int), 0] = 1
+        flags[:, 1] = np.isin(ids, self.get(metadata, "objects_of_interest", "metadata", list))
+        for track in reversed(metadata["tracks_to_predict"]):  # of several entries for one track the first one counts
+            flags[track["track_index"], 2:] = 1, track.get("difficulty", 0)
+        return flags
 
     def order(self, metadata, ids):
         """The self-driving car, the tracks to predict, the objects of interest, the rest; each group in file order."""

@@ -11,6 +11,12 @@
 
 #define DRIVE_DT 0.1f
 
+/* v in [-limit, limit]; NaN becomes `limit`, as in GPUDrive. */
+static inline float drive_clip(float v, float limit)
+{
+    return __builtin_fmaxf(-limit, __builtin_fminf(v, limit));
+}
+
 /* Fills in what classic dynamics derives from the steering angle. */
 static inline void drive_prepare_action(drive_action *action)
 {
@@ -49,8 +55,7 @@ static inline void drive_move_classic(drive_world *world, int32_t i, const drive
 /* value: acceleration, curvature. */
 static inline void drive_move_bicycle(drive_world *world, int32_t i, const drive_action *action)
 {
-    float accel = __builtin_fminf(__builtin_fmaxf(action->value[0], -6.0f), 6.0f);
-    float curvature = __builtin_fminf(__builtin_fmaxf(action->value[1], -3.0f), 3.0f);
+    float accel = drive_clip(action->value[0], 6.0f), curvature = drive_clip(action->value[1], 3.0f);
     float speed = world->speed[i], half = 0.5f * accel * DRIVE_DT * DRIVE_DT;
     world->x[i] += world->vx[i] * DRIVE_DT + half * world->cos[i];
     world->y[i] += world->vy[i] * DRIVE_DT + half * world->sin[i];
@@ -96,6 +101,56 @@ static inline void drive_follow_log(drive_world *world, int32_t i, int32_t log_i
     world->y[i] = point->y;
     drive_turn(world, i, point->yaw);
     drive_set_velocity(world, i, point->vx, point->vy);
+}
+
+/* What takes an agent from point t of its log to point t + 1 under the bicycle model, as GPUDrive infers it: by the
+ * change of speed, and turning towards the next velocity, not towards the next heading. */
+static inline void drive_invert_bicycle(const drive_log_point *now, const drive_log_point *next, float *out)
+{
+    float speed = __builtin_sqrtf(now->vx * now->vx + now->vy * now->vy), after = __builtin_sqrtf(next->vx * next->vx + next->vy * next->vy);
+    float accel = (after - speed) / DRIVE_DT;
+    float distance = (float)(speed * DRIVE_DT + 0.5 * (double)accel * DRIVE_DT * DRIVE_DT);
+    float target = (float)atan2((double)next->vy, (double)next->vx);
+    out[0] = accel;
+    out[1] = distance != 0 ? (target - now->yaw) / distance : 0;
+}
+
+/* Likewise under delta_local; each displacement is limited to 6 m both before and after it is rotated. */
+static inline void drive_invert_delta_local(const drive_log_point *now, const drive_log_point *next, float *out)
+{
+    float c, s, dx = drive_clip(next->x - now->x, 6.0f), dy = drive_clip(next->y - now->y, 6.0f);
+    drive_sincos(now->yaw, &s, &c);
+    out[0] = drive_clip(dx * c + dy * s, 6.0f);
+    out[1] = drive_clip(dy * c - dx * s, 6.0f);
+    out[2] = drive_wrap_any(next->yaw - now->yaw);
+}
+
+/* The action that GPUDrive infers from point t of an agent's log, `inferred_actions` of its expert_trajectory:
+ * DRIVE_ACTION floats.  Zeros under classic and state dynamics, and at the last point. */
+static inline void drive_infer_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
+{
+    const drive_log_point *now = &scene->log[i * DRIVE_STEPS + t];
+    __builtin_memset(out, 0, DRIVE_ACTION * sizeof *out);
+    if (t + 1 >= DRIVE_STEPS) return;
+    if (dynamics == DRIVE_BICYCLE) drive_invert_bicycle(now, now + 1, out);
+    else if (dynamics == DRIVE_DELTA_LOCAL) drive_invert_delta_local(now, now + 1, out);
+}
+
+/* The action that replays point t of an agent's log, as GPUDrive's get_expert_actions() has it: the inferred one with
+ * its limits, or the logged state.  Classic dynamics have no inverse: zeros. */
+static inline void drive_expert_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
+{
+    const drive_log_point *now = &scene->log[i * DRIVE_STEPS + t];
+    drive_infer_action(scene, i, t, dynamics, out);
+    if (dynamics == DRIVE_STATE) {
+        float state[DRIVE_ACTION] = {now->x, now->y, 1, now->heading, now->vx, now->vy};
+        __builtin_memcpy(out, state, sizeof state);
+    } else if (dynamics == DRIVE_DELTA_LOCAL) {
+        out[2] = drive_clip(out[2], DRIVE_PI);
+    } else {
+        out[0] = drive_clip(out[0], 6.0f);
+        out[1] = drive_clip(out[1], 0.3f);
+    }
 }
 
 static inline void drive_send_away(drive_world *world, int32_t i)

@@ -12,11 +12,16 @@ ctypedef struct drive_episode:
 ctypedef struct drive_env:
     fastvec_env abi
     drive_rules rules
-    int32_t num_worlds, num_scenes
-    uint8_t auto_reset, sample_scenes
+    int32_t num_worlds
+    uint8_t auto_reset, with_replacement
+    int32_t resample_every   # episodes after which a world takes another scene; 0: never
     drive_world *worlds
     const drive_scene **scenes
-    int32_t *scene_of     # [num_worlds]: the scene that a world hosts
+    int32_t *deck         # world w may host scenes[deck[deck_first[w]]] .. scenes[deck[deck_first[w + 1] - 1]]
+    int32_t *deck_first   # [num_worlds + 1]
+    int32_t *turn         # [num_worlds]: place in its deck of the scene that a world hosts
+    int32_t *scene_of     # [num_worlds]: that scene
+    int32_t *episodes_here  # [num_worlds]: begun since it hosts that scene
     int32_t *first_row    # [num_worlds + 1]
     uint64_t *random      # [num_worlds]: state of each world's stream
     drive_episode *episodes  # ring of num_episodes places
@@ -27,7 +32,10 @@ ctypedef struct drive_env:
 
 cdef class Worlds:
     cdef drive_env env
-    cdef readonly list scenes
-    cdef list _keep
-    cdef void *_zeros(self, size_t nbytes)
+    cdef readonly list decks, scenes
+    cdef dict _keep
+    cdef list _told
+    cdef void *_zeros(self, str name, size_t nbytes)
+    cdef _deal(self, list decks)
+    cdef _set_row(self, config)
     cdef _set_rules(self, config, actions, action_floats)

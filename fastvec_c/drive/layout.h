@@ -14,11 +14,14 @@ enum {
     DRIVE_SEGMENTS = 10000,  /* road segments of a scene; ids fit 16 bits */
     DRIVE_STEPS = 91,        /* points of a logged trajectory */
     DRIVE_EGO = 6,           /* floats of the parts of an observation row */
+    DRIVE_WEIGHTS = 3,       /* that follow the ego's under conditioned rewards: collision, goal, off road */
     DRIVE_PARTNERS = 63,
     DRIVE_PARTNER = 6,
     DRIVE_ROADS = 200,
     DRIVE_ROAD = 13,
-    DRIVE_ROW = 6 + 63 * 6 + 200 * 13,
+    DRIVE_LIDAR = 50,        /* beams of each of the three kinds */
+    DRIVE_LIDAR_SAMPLE = 4,
+    DRIVE_BEV = 200,         /* cells of a bird's-eye grid either way */
     DRIVE_ACTION = 10        /* floats of the longest action (state dynamics) */
 };
 
@@ -28,7 +31,8 @@ enum {
 };
 enum { DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE };
 enum { DRIVE_IGNORE, DRIVE_STOP, DRIVE_REMOVE };
-enum { DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED };
+enum { DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED, DRIVE_DISTANCE_TO_LOGS, DRIVE_CONDITIONED };
+enum { DRIVE_RANDOM_WEIGHTS, DRIVE_SAME_WEIGHTS };
 enum { DRIVE_LINEAR, DRIVE_K_NEAREST };
 
 /* Where agents that are out of the episode stand. */
@@ -59,7 +63,9 @@ typedef struct drive_grid {
 } drive_grid;
 
 typedef struct drive_log_point {
-    float x, y, vx, vy, yaw;
+    float x, y, vx, vy;
+    float yaw;     /* as agents take it: through a float quaternion */
+    float heading; /* as the file has it */
     int32_t valid;
 } drive_log_point;
 
@@ -75,6 +81,7 @@ typedef struct drive_scene {
     uint8_t is_controlled[DRIVE_AGENTS], is_static[DRIVE_AGENTS], type[DRIVE_AGENTS];
     float length[DRIVE_AGENTS], width[DRIVE_AGENTS], height[DRIVE_AGENTS], id[DRIVE_AGENTS];
     float goal_x[DRIVE_AGENTS], goal_y[DRIVE_AGENTS];
+    int32_t metadata[DRIVE_AGENTS][4]; /* is the self-driving car, of interest, to be predicted; difficulty */
     float seen_length[DRIVE_AGENTS], seen_width[DRIVE_AGENTS]; /* as observations show them */
 } drive_scene;
 
@@ -84,11 +91,22 @@ typedef struct drive_action {
     float tan_steer, cos_slip, sin_slip; /* classic dynamics only */
 } drive_action;
 
+/* What a row of observations consists of, in this order.  `packed`: the first three as float16, types of roads as bytes. */
+typedef struct drive_row {
+    uint8_t ego, weights, partners, roads, lidar, bev; /* is this part there? */
+    uint8_t normalised, packed;
+    uint32_t nbytes;
+} drive_row;
+
 /* What the configuration says, shared by the worlds of an env. */
 typedef struct drive_rules {
-    int32_t dynamics, collision, reward, road_algorithm, episode_len;
+    int32_t dynamics, collision, reward, road_algorithm, episode_len, init_steps;
     float radius, goal_distance;
-    float collision_weight, goal_weight, off_road_weight;
+    int32_t weights_mode;           /* of conditioned rewards */
+    float weights[DRIVE_WEIGHTS];   /* of collisions, goal, leaving the road; not used with random ones */
+    float weights_low[DRIVE_WEIGHTS], weights_high[DRIVE_WEIGHTS];
+    uint8_t check_actions;          /* refuse floats that are not finite */
+    drive_row row;
     int32_t num_actions;         /* 0: actions are floats */
     int32_t action_floats;       /* of a continuous action */
     const drive_action *actions; /* [num_actions] */
@@ -101,6 +119,8 @@ typedef struct drive_world {
     int32_t live;                /* controlled agents still in the episode */
     float x[DRIVE_AGENTS], y[DRIVE_AGENTS], yaw[DRIVE_AGENTS], cos[DRIVE_AGENTS], sin[DRIVE_AGENTS];
     float vx[DRIVE_AGENTS], vy[DRIVE_AGENTS], speed[DRIVE_AGENTS];
+    float action[DRIVE_AGENTS][DRIVE_ACTION];    /* the last one; zeros before the first */
+    float weights[DRIVE_AGENTS][DRIVE_WEIGHTS];  /* of collisions, goal, leaving the road */
     float reward[DRIVE_AGENTS];  /* 1 within the goal distance, else 0: GPUDrive's own reward */
     uint8_t done[DRIVE_AGENTS], reached[DRIVE_AGENTS], away[DRIVE_AGENTS], collided[DRIVE_AGENTS];
     uint8_t hit_road[DRIVE_AGENTS], hit_vehicle[DRIVE_AGENTS], hit_other[DRIVE_AGENTS];

@@ -1,13 +1,15 @@
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "drive/layout.h" nogil:
     enum:
-        DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ROADS, DRIVE_ROAD, DRIVE_ROW, DRIVE_ACTION
+        DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ACTION, DRIVE_WEIGHTS
+        DRIVE_EGO, DRIVE_PARTNERS, DRIVE_PARTNER, DRIVE_ROADS, DRIVE_ROAD, DRIVE_LIDAR, DRIVE_LIDAR_SAMPLE, DRIVE_BEV
         DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN
         DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
         DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE
         DRIVE_IGNORE, DRIVE_STOP, DRIVE_REMOVE
-        DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED
+        DRIVE_SPARSE_ON_GOAL, DRIVE_WEIGHTED, DRIVE_DISTANCE_TO_LOGS, DRIVE_CONDITIONED
+        DRIVE_RANDOM_WEIGHTS, DRIVE_SAME_WEIGHTS
         DRIVE_LINEAR, DRIVE_K_NEAREST
     float DRIVE_AGENT_SCALE
 
@@ -26,7 +28,7 @@ cdef extern from "drive/layout.h" nogil:
         uint16_t *item
 
     ctypedef struct drive_log_point:
-        float x, y, vx, vy, yaw
+        float x, y, vx, vy, yaw, heading
         int32_t valid
 
     ctypedef struct drive_scene:
@@ -47,6 +49,7 @@ cdef extern from "drive/layout.h" nogil:
         float[64] id
         float[64] goal_x
         float[64] goal_y
+        int32_t[64][4] metadata
         float[64] seen_length
         float[64] seen_width
 
@@ -54,9 +57,19 @@ cdef extern from "drive/layout.h" nogil:
         float[10] value
         float tan_steer, cos_slip, sin_slip
 
+    ctypedef struct drive_row:
+        uint8_t ego, weights, partners, roads, lidar, bev, normalised, packed
+        uint32_t nbytes
+
     ctypedef struct drive_rules:
-        int32_t dynamics, collision, reward, road_algorithm, episode_len
-        float radius, goal_distance, collision_weight, goal_weight, off_road_weight
+        int32_t dynamics, collision, reward, road_algorithm, episode_len, init_steps
+        float radius, goal_distance
+        int32_t weights_mode
+        float[3] weights
+        float[3] weights_low
+        float[3] weights_high
+        uint8_t check_actions
+        drive_row row
         int32_t num_actions, action_floats
         const drive_action *actions
         const float *empty_roads
@@ -72,6 +85,8 @@ cdef extern from "drive/layout.h" nogil:
         float[64] vx
         float[64] vy
         float[64] speed
+        float[64][10] action
+        float[64][3] weights
         float[64] reward
         uint8_t[64] done
         uint8_t[64] reached

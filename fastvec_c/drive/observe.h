@@ -157,9 +157,19 @@ DRIVE_PART void drive_write_roads(const drive_world *world, int32_t i, const dri
 /* The row of the agent in slot i.  Agents that are away see no road, since the grid ends where the roads do. */
 static DRIVE_CLONES void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
 {
-    drive_write_ego(world, i, out);
-    drive_write_partners(world, i, rules->radius, out + DRIVE_EGO);
-    drive_write_roads(world, i, rules, out + DRIVE_EGO + DRIVE_PARTNERS * DRIVE_PARTNER);
+    if (rules->row.ego) {
+        drive_write_ego(world, i, out);
+        out += DRIVE_EGO;
+    }
+    if (rules->row.weights) {
+        memcpy(out, world->weights[i], sizeof world->weights[i]);
+        out += DRIVE_WEIGHTS;
+    }
+    if (rules->row.partners) {
+        drive_write_partners(world, i, rules->radius, out);
+        out += DRIVE_PARTNERS * DRIVE_PARTNER;
+    }
+    if (rules->row.roads) drive_write_roads(world, i, rules, out);
 }
 
 #endif

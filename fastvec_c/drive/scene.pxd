@@ -6,10 +6,13 @@ from fastvec_c.drive.layout cimport drive_scene
 cdef class Scene:
     # Never changes after __init__, so that any number of worlds may read it; `data` points into the arrays kept below.
     cdef drive_scene data
-    cdef readonly str name
+    cdef readonly str name, scene_name, scenario_id
+    cdef readonly frozenset deleted       # ids that were left out
     cdef readonly object map_observation  # float32 (R, 9): GPUDrive's map_observation
     cdef list _keep
 
-    cdef _add_agents(self, raw, config)
+    cdef _add_agents(self, raw, config, deleted)
+    cdef bint _is_static(self, config, int32_t i)
+    cdef bint _may_be_driven(self, config, int32_t i, bint is_there)
     cdef _add_segments(self, double radius, int32_t enough)
     cdef _add_obstacles(self)

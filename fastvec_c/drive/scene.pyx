@@ -20,6 +20,8 @@ OBSTACLE_CELL = 4.0    # metres
 MAX_CELLS = 250_000    # of one grid: a scene larger than usual gets larger cells
 MAX_LISTED = 100_000_000  # entries of one grid: 200 MB; usual ones have some hundred thousand
 
+TRACK = 2              # column of the metadata: is to be predicted
+
 # GPUDrive's rules of making a scene, as far as they are not in the configuration.
 STATIC_GOAL_DISTANCE = 0.2
 SHORTEST_THINNED = 11
@@ -205,42 +207,45 @@ cdef class Scene:
         name: what messages and statistics call it.
         raw: a `fastvec.drive.scenes.RawScene`.
         config: a `fastvec.drive.DriveConfig`.
+        deleted: ids of objects to leave out.
 
     Raises:
         ValueError: no agent is left to control, or the roads are beyond measure.
     """
 
-    def __init__(self, name, raw, config):
+    def __init__(self, name, raw, config, deleted=()):
         memset(&self.data, 0, sizeof(self.data))
-        self.name = name
+        self.name, self.scene_name, self.scenario_id = name, raw.name, raw.scenario_id
+        self.deleted = frozenset(deleted)
         self._keep = []
         mean = mean_position(raw.position, raw.valid, raw.points)
         self.data.mean_x, self.data.mean_y = mean
-        self._add_agents(raw, config)
+        self._add_agents(raw, config, deleted)
         self.map_observation = road_boxes(raw.points, raw.road_starts, raw.road_types, raw.road_ids, raw.road_map_types,
                                           self.data.mean_x, self.data.mean_y, config.polyline_reduction_threshold)
         self.map_observation.flags.writeable = False
         self._add_segments(config.obs_radius, 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS)
         self._add_obstacles()
 
-    cdef _add_agents(self, raw, config):
+    cdef _add_agents(self, raw, config, deleted):
         cdef drive_scene *scene = &self.data
         cdef int32_t i, t, o
         cdef const float[:, :, ::1] position = raw.position
         cdef const float[:, :, ::1] velocity = raw.velocity
         cdef const float[:, ::1] heading = raw.heading
         cdef const uint8_t[:, ::1] valid = raw.valid
-        everything = config.init_mode == "all_objects"  # whatever remove_non_vehicles says, as recorded
-        log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, 6), np.float32)
+        cdef const int32_t[:, ::1] metadata = raw.metadata
+        # In these modes remove_non_vehicles says nothing, as recorded.
+        everything = config.init_mode in ("all_objects", "womd_tracks_to_predict")
+        log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, sizeof(drive_log_point) // sizeof(float)), np.float32)
         self._keep.append(log_array)
         cdef float[:, :, ::1] log_view = log_array
         scene.log = <drive_log_point *>&log_view[0, 0, 0] if log_array.size else NULL
         cdef drive_log_point *point
-        cdef float gx, gy
         for o in raw.order:
             if scene.num_agents == DRIVE_AGENTS:
                 break
-            if raw.types[o] == 0:
+            if raw.types[o] == 0 or raw.ids[o] in deleted:
                 continue
             if not everything and (not valid[o, 0] or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE)):
                 continue
@@ -250,7 +255,7 @@ cdef class Scene:
                 point = &scene.log[i * DRIVE_STEPS + t]
                 point.x, point.y = position[o, t, 0] - scene.mean_x, position[o, t, 1] - scene.mean_y
                 point.vx, point.vy = velocity[o, t, 0], velocity[o, t, 1]
-                point.yaw = through_quaternion(heading[o, t])
+                point.yaw, point.heading = through_quaternion(heading[o, t]), heading[o, t]
                 point.valid = valid[o, t]
             scene.type[i], scene.id[i] = raw.types[o], raw.ids[o]
             scene.length[i], scene.width[i], scene.height[i] = raw.sizes[o]
@@ -258,8 +263,10 @@ cdef class Scene:
             scene.seen_width[i] = drive_normal_width(scene.width[i])
             scene.goal_x[i], scene.goal_y[i] = raw.goals[o, 0] - scene.mean_x, raw.goals[o, 1] - scene.mean_y
             gx, gy = scene.goal_x[i] - scene.log[i * DRIVE_STEPS].x, scene.goal_y[i] - scene.log[i * DRIVE_STEPS].y
-            scene.is_static[i] = config.init_mode == "all_non_trivial" and sqrtf(gx * gx + gy * gy) < STATIC_GOAL_DISTANCE
-            if valid[o, 0] and not scene.is_static[i] and not raw.experts[o] and scene.num_controlled < config.max_controlled_agents:
+            for t in range(4):
+                scene.metadata[i][t] = metadata[o, t]
+            scene.is_static[i] = self._is_static(config, i)
+            if scene.num_controlled < config.max_controlled_agents and self._may_be_driven(config, i, valid[o, 0] and not raw.experts[o]):
                 scene.is_controlled[i] = 1
                 scene.controlled[scene.num_controlled] = i
                 scene.num_controlled += 1
@@ -267,6 +274,19 @@ cdef class Scene:
             raise ValueError(f"{self.name}: no agent to control: of {len(raw.types)} objects {scene.num_agents} become agents under "
                              f"init_mode={config.init_mode!r} and remove_non_vehicles={config.remove_non_vehicles}, and all of those "
                              "are static, experts or invalid at step 0; choose another scene or init_mode")
+
+    cdef bint _is_static(self, config, int32_t i):
+        cdef drive_scene *scene = &self.data
+        cdef float dx = scene.goal_x[i] - scene.log[i * DRIVE_STEPS].x, dy = scene.goal_y[i] - scene.log[i * DRIVE_STEPS].y
+        if config.init_mode == "womd_tracks_to_predict" and scene.metadata[i][TRACK]:
+            return False
+        return config.init_mode in ("all_non_trivial", "womd_tracks_to_predict") and sqrtf(dx * dx + dy * dy) < STATIC_GOAL_DISTANCE
+
+    cdef bint _may_be_driven(self, config, int32_t i, bint is_there):
+        # is_there: valid at step 0, and not an expert that replays its log.
+        if config.init_mode == "womd_tracks_to_predict":
+            return self.data.metadata[i][TRACK] == 1
+        return is_there and not self.data.is_static[i]
 
     cdef _add_segments(self, double radius, int32_t enough):
         cdef const float[:, ::1] boxes = self.map_observation

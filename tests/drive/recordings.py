@@ -12,6 +12,9 @@ DATA = Path(os.environ.get("FASTVEC_TEST_DATA", Path(__file__).resolve().parents
 SAME_FIELDS = ("dynamics_model", "collision_behavior", "road_obs_algorithm", "init_mode", "remove_non_vehicles", "obs_radius",
                "polyline_reduction_threshold", "dist_to_goal_threshold")
 
+# What GPUDriveTorchEnv.get_rewards() pays unless it is told otherwise; its EnvConfig says something else.
+WEIGHTED = dict(reward_type="weighted_combination", collision_weight=-0.5, goal_achieved_weight=1.0, off_road_weight=-0.5)
+
 
 def cases(kinds):
     """Pytest parameters: all recordings whose configuration is in `kinds`."""
@@ -34,7 +37,7 @@ def scene_file(recording, golden):
 def drive(recording, golden, **kwargs):
     """A Drive env with the recording's scene and settings."""
     said = json.loads(str(golden["params"]))
-    config = DriveConfig(**{name: said[name] for name in SAME_FIELDS}, reward_type="weighted_combination",
+    config = DriveConfig(**{name: said[name] for name in SAME_FIELDS}, **WEIGHTED,
                          max_controlled_agents=said["max_cont_agents"],
                          action_type="discrete" if "action_index" in golden else "continuous")
     return Drive(scene_file(recording, golden), 1, config, **kwargs)

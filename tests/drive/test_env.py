@@ -73,7 +73,7 @@ def test_every_row_is_written_and_masks_follow_the_living():
 
 
 def test_automatic_reset_shows_the_next_first_observation():
-    driver = Driver(Drive(SHIPPED[3], 1, DriveConfig(episode_len=10)))
+    driver = Driver(Drive(SHIPPED[3], 1, DriveConfig(collision_behavior="ignore", episode_len=10)))
     driver.reset(0)
     first = driver.observations.copy()
     steps = list(play(driver, 20))
@@ -88,7 +88,7 @@ def test_automatic_reset_shows_the_next_first_observation():
     assert driver.env.take_infos() == {}
 
 
-@pytest.mark.parametrize("kwargs", [{}, dict(sample_scenes=True)])
+@pytest.mark.parametrize("kwargs", [{}, dict(resample_every=1, sample_with_replacement=True)])
 def test_same_seed_same_bits(kwargs):
     def run(seed):
         driver = Driver(Drive(worlds=6, config=DriveConfig(collision_behavior="remove", episode_len=15), **kwargs))
@@ -101,7 +101,7 @@ def test_same_seed_same_bits(kwargs):
 
 
 def test_reseeding_begins_the_stream_anew_and_no_seed_goes_on():
-    driver = Driver(Drive(worlds=4, sample_scenes=True))
+    driver = Driver(Drive(worlds=4, resample_every=1, sample_with_replacement=True))
     def episodes(seed):
         driver.reset(seed)
         return [driver.env.raw(w, ["shape"])["shape"].tolist() for w in range(4)]
@@ -112,7 +112,7 @@ def test_reseeding_begins_the_stream_anew_and_no_seed_goes_on():
 
 
 def test_sampling_visits_all_scenes_and_masks_padding():
-    driver = Driver(Drive(worlds=3, config=DriveConfig(episode_len=2), sample_scenes=True))
+    driver = Driver(Drive(worlds=3, config=DriveConfig(collision_behavior="ignore", episode_len=2), resample_every=1, sample_with_replacement=True))
     assert driver.abi.num_agents == 3 * max(CONTROLLED.values())
     driver.reset(0)
     seen, rows, per_world = set(), np.arange(36), []
@@ -130,7 +130,7 @@ def test_sampling_visits_all_scenes_and_masks_padding():
 
 
 def test_forced_rows_are_padding():
-    driver = Driver(Drive(worlds=6, rows_per_world=40))
+    driver = Driver(Drive(worlds=6, config=DriveConfig(collision_behavior="ignore"), rows_per_world=40))
     driver.reset(0)
     used = np.arange(40) < np.array(list(CONTROLLED.values()))[:, None]
     np.testing.assert_array_equal(driver.masks.reshape(6, 40), used)
@@ -207,7 +207,7 @@ def test_delta_local_has_the_grid_of_gpudrive():
 
 def test_hostile_floats_do_no_harm():
     """NaN and infinity as continuous actions reach the observations, not somebody else's memory."""
-    driver = Driver(Drive(SHIPPED[0], 1, DriveConfig(action_type="continuous", dynamics_model="state")))
+    driver = Driver(Drive(SHIPPED[0], 1, DriveConfig(action_type="continuous", dynamics_model="state", collision_behavior="ignore")))
     driver.reset(0)
     for value in (np.nan, np.inf, -np.inf, 3e38, 0.0):
         assert driver.step(np.full((36, 10), value, np.float32)) == OK
@@ -216,9 +216,8 @@ def test_hostile_floats_do_no_harm():
 
 @pytest.mark.parametrize("field, value, error, said", [
     ("dynamics_model", "rocket", ValueError, "dynamics_model is 'rocket': allowed: 'classic', 'bicycle', 'delta_local', 'state'"),
-    ("reward_type", "reward_conditioned", ValueError, "reward_type is 'reward_conditioned': not implemented yet; allowed: 'sparse_on_goal_achieved'"),
-    ("init_mode", "womd_tracks_to_predict", ValueError, "init_mode is 'womd_tracks_to_predict': not implemented yet"),
-    ("init_steps", 10, ValueError, "init_steps is 10: not implemented yet; allowed: 0"),
+    ("reward_type", "distance_to_vdb_trajs", ValueError, "reward_type is 'distance_to_vdb_trajs': allowed: 'sparse_on_goal_achieved'"),
+    ("init_steps", 91, ValueError, r"init_steps is 91: allowed: a finite number in \[0, 90\]"),
     ("max_controlled_agents", 65, ValueError, r"max_controlled_agents is 65: allowed: a finite number in \[1, 64\]"),
     ("max_controlled_agents", 2.5, TypeError, "max_controlled_agents is 2.5: expected a whole number"),
     ("episode_len", 92, ValueError, r"episode_len is 92: allowed: a finite number in \[1, 91\]"),

@@ -6,7 +6,7 @@ import pytest
 
 from abi import INFO, OK, Driver
 from fastvec.drive import Drive, DriveConfig
-from recordings import actions, cases, drive, load, scene_file
+from recordings import WEIGHTED, actions, cases, drive, load, scene_file
 
 TOLERANCE = 1e-3
 # Which floats of a row are headings / 2 pi: +-0.5 mean the same direction, and rounding decides which one it is.
@@ -108,7 +108,7 @@ def test_raw_roads_and_partners(recording):
 def test_recorded_puffer_episodes(recording):
     """PufferGPUDrive: rewards, automatic resets with the next episode's first observation, episode statistics."""
     golden = load(recording)
-    driver = Driver(Drive(scene_file(recording, golden), 1, DriveConfig(reward_type="weighted_combination")))
+    driver = Driver(Drive(scene_file(recording, golden), 1, DriveConfig(collision_behavior="ignore", **WEIGHTED)))
     driver.reset(0)
     assert_rows(driver.observations, golden["observations"][:, 0], "first observations")
     for t, told in enumerate(json.loads(str(golden["infos"]))):
