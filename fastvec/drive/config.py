@@ -240,6 +240,10 @@ class DriveConfig:
         """The discrete actions, float32 (n, 3), the last factor running fastest; None under "state" dynamics."""
         return _grid(tuple(getattr(self, name) for name in _GRIDS[self.dynamics_model]))
 
+    def action_floats(self):
+        """Floats of a continuous action."""
+        return 10 if self.dynamics_model == "state" else 3
+
     def weights(self):
         """The weights of collisions, goal and leaving the road that all agents share."""
         if self.reward_type != "reward_conditioned" or self.condition_mode == "random":

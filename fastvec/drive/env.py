@@ -81,12 +81,8 @@ class Drive:
         if rows_per_world is not None and rows_per_world < most.num_controlled:
             raise ValueError(f"rows_per_world is {rows_per_world}, but {most.name} has {most.num_controlled} controlled agents: "
                              f"give at least {most.num_controlled}, or lower max_controlled_agents")
-        actions = self.config.action_grid() if self.config.action_type == "discrete" else None
-        floats = 10 if self.config.dynamics_model == "state" else 3
-        self._worlds = Worlds(decks, self.config, actions, floats, rows_per_world, resample_every, sample_with_replacement, auto_reset)
-        nbytes = self.config.row_nbytes()
-        self.observation_space = Spec((nbytes,), "uint8") if self.config.observation == "packed" else Spec((nbytes // 4,), "float32")
-        self.action_space = Spec((floats,), "float32") if actions is None else Spec((), "int64", 0, len(actions) - 1)
+        self._worlds = Worlds(decks, self.config, rows_per_world, resample_every, sample_with_replacement, auto_reset)
+        self.observation_space, self.action_space = spaces(self.config)
         self.num_agents = self._worlds.num_agents
         self.num_worlds = worlds
 
@@ -222,6 +218,15 @@ class Drive:
 
     def close(self):
         """Nothing to close: memory goes with the object."""
+
+
+def spaces(config):
+    """(`Spec` of an observation row, `Spec` of an action) under a `DriveConfig`."""
+    nbytes = config.row_nbytes()
+    observation = Spec((nbytes,), "uint8") if config.observation == "packed" else Spec((nbytes // 4,), "float32")
+    if config.action_type == "discrete":
+        return observation, Spec((), "int64", 0, len(config.action_grid()) - 1)
+    return observation, Spec((config.action_floats(),), "float32")
 
 
 def _share(files, world, total_worlds, all_of_it):

@@ -1,6 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from fastvec_c.drive.layout cimport drive_rules, drive_scene, drive_world
+from fastvec_c.drive.rules cimport Rules
 from fastvec_c.env cimport fastvec_env
 
 # What is told of a finished episode.
@@ -32,10 +33,9 @@ ctypedef struct drive_env:
 
 cdef class Worlds:
     cdef drive_env env
+    cdef Rules _rules  # keeps alive what env.rules points to
     cdef readonly list decks, scenes
     cdef dict _keep
     cdef list _told
     cdef void *_zeros(self, str name, size_t nbytes)
     cdef _deal(self, list decks)
-    cdef _set_row(self, config)
-    cdef _set_rules(self, config, actions, action_floats)

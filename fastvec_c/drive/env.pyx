@@ -8,22 +8,17 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
 from fastvec_c.drive.layout cimport *
+from fastvec_c.drive.rules cimport Rules
 from fastvec_c.drive.scene cimport Scene
 from fastvec_c.env cimport FASTVEC_ENV_ABI, FASTVEC_ENV_CAPSULE, FASTVEC_ERROR, FASTVEC_INFO, FASTVEC_OK, fastvec_env, fastvec_rows
 from fastvec_c.drive.world cimport world_observe, world_reset, world_rows, world_step
 
 cdef extern from "drive/dynamics.h" nogil:
     void drive_expert_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
-    void drive_prepare_action(drive_action *action)
 
 cdef extern from "drive/random.h" nogil:
     uint64_t drive_random(uint64_t *state)
 
-DYNAMICS = {"classic": DRIVE_CLASSIC, "bicycle": DRIVE_BICYCLE, "delta_local": DRIVE_DELTA_LOCAL, "state": DRIVE_STATE}
-COLLISIONS = {"ignore": DRIVE_IGNORE, "stop": DRIVE_STOP, "remove": DRIVE_REMOVE}
-REWARDS = {"sparse_on_goal_achieved": DRIVE_SPARSE_ON_GOAL, "weighted_combination": DRIVE_WEIGHTED,
-           "distance_to_logs": DRIVE_DISTANCE_TO_LOGS, "reward_conditioned": DRIVE_CONDITIONED}
-ROADS = {"linear": DRIVE_LINEAR, "k_nearest_roadpoints": DRIVE_K_NEAREST}
 FEWEST_EPISODES_KEPT = 1024
 
 
@@ -150,8 +145,6 @@ cdef class Worlds:
     Args:
         decks: for each world the list of `Scene` that it hosts in turn, from the first one.
         config: a `fastvec.drive.DriveConfig`.
-        actions: float32 (n, 3), what each discrete action means; None for continuous actions.
-        action_floats: floats of a continuous action.
         rows_per_world: rows of each world, at least as many as any scene of its deck has controlled agents; None for
             exactly what is needed.
         resample_every: episodes after which a world takes another scene of its deck; 0: never.
@@ -159,7 +152,7 @@ cdef class Worlds:
         auto_reset: begin a new episode where all agents are done; without it the old one just goes on.
     """
 
-    def __init__(self, list decks, config, actions, action_floats, rows_per_world, resample_every, with_replacement, auto_reset):
+    def __init__(self, list decks, config, rows_per_world, resample_every, with_replacement, auto_reset):
         cdef drive_env *env = &self.env
         memset(env, 0, sizeof(drive_env))
         self._keep, self._told = {}, []
@@ -178,7 +171,8 @@ cdef class Worlds:
             rows = rows_per_world or max(scene.num_controlled for scene in decks[w])
             env.first_row[w + 1] = env.first_row[w] + rows
         self._deal(decks)
-        self._set_rules(config, actions, action_floats)
+        self._rules = Rules(config)
+        env.rules = self._rules.data
         seed_worlds(env, 0)
         for w in range(env.num_worlds):
             restart(env, w)
@@ -220,43 +214,6 @@ cdef class Worlds:
         self._keep[name] = array
         cdef uint8_t[::1] view = array
         return <void *>((<size_t>&view[0] + 63) & ~<size_t>63)
-
-    cdef _set_rules(self, config, actions, action_floats):
-        cdef drive_rules *rules = &self.env.rules
-        rules.dynamics, rules.collision = DYNAMICS[config.dynamics_model], COLLISIONS[config.collision_behavior]
-        rules.reward, rules.road_algorithm = REWARDS[config.reward_type], ROADS[config.road_obs_algorithm]
-        rules.episode_len, rules.radius, rules.goal_distance = config.episode_len, config.obs_radius, config.dist_to_goal_threshold
-        rules.init_steps, rules.check_actions = config.init_steps, config.debug
-        rules.weights_mode = DRIVE_RANDOM_WEIGHTS if config.condition_mode == "random" else DRIVE_SAME_WEIGHTS
-        self._set_row(config)
-        cdef int32_t k, n, v
-        low, high = config.weight_bounds()
-        for k in range(DRIVE_WEIGHTS):
-            rules.weights[k], rules.weights_low[k], rules.weights_high[k] = config.weights()[k], low[k], high[k]
-        cdef float *empty = <float *>self._zeros("empty_roads", DRIVE_ROADS * DRIVE_ROAD * sizeof(float))
-        for k in range(DRIVE_ROADS):
-            empty[k * DRIVE_ROAD + 6] = 1  # one-hot of entity type 0
-        rules.empty_roads = empty
-        cdef drive_action *table
-        if actions is None:
-            rules.action_floats = action_floats
-        else:
-            n = len(actions)
-            table = <drive_action *>self._zeros("actions", n * sizeof(drive_action))
-            for k in range(n):
-                for v in range(actions.shape[1]):
-                    table[k].value[v] = actions[k, v]
-                if rules.dynamics == DRIVE_CLASSIC:
-                    drive_prepare_action(&table[k])
-            rules.actions, rules.num_actions = table, n
-
-    cdef _set_row(self, config):
-        cdef drive_row *row = &self.env.rules.row
-        row.ego, row.partners, row.roads = config.ego_state, config.partner_obs, config.road_map_obs
-        row.weights = config.ego_state and config.reward_type == "reward_conditioned"
-        row.lidar, row.bev, row.normalised = config.lidar_obs, config.bev_obs, config.norm_obs
-        row.packed = config.observation == "packed"
-        row.nbytes = config.row_nbytes()
 
     @property
     def num_agents(self):
