@@ -19,6 +19,7 @@ enum {
     DRIVE_PARTNER = 6,
     DRIVE_ROADS = 200,
     DRIVE_ROAD = 13,
+    DRIVE_ROW = DRIVE_EGO + DRIVE_PARTNERS * DRIVE_PARTNER + DRIVE_ROADS * DRIVE_ROAD, /* what GPUDrive gives by default */
     DRIVE_LIDAR = 50,        /* beams of each of the three kinds */
     DRIVE_LIDAR_SAMPLE = 4,
     DRIVE_BEV = 200,         /* cells of a bird's-eye grid either way */

@@ -6,7 +6,7 @@ import fastvec
 from abi import ERROR, OK, Driver
 from fastvec.drive import Drive, DriveConfig, SceneError, creator
 from fastvec.drive.scenes import find
-from recordings import cases, drive, load
+from recordings import cases, drive
 
 SHIPPED = find("shipped")
 GRID, HIGHWAY, JUNCTION, PARKING = SHIPPED[:4]
@@ -36,7 +36,7 @@ def controlled(raw):
 
 @pytest.mark.parametrize("recording", cases("DEF"))
 def test_expert_actions_are_those_recorded(recording):
-    golden = load(recording)
+    golden = recording.load()
     env = drive(recording, golden)
     actions, positions, velocities, yaws = (a[0] for a in env.get_expert_actions())
     n = golden["shape"][0]

@@ -1,0 +1,80 @@
+"""How far the drive world is from GPUDrive, over every recording that is there.
+
+Prints one line for each configuration.  Fails (exit status 1) where a limit is broken.  Recordings: those of our own
+scenes in tests/drive/golden, and all of ../shared/data (or FASTVEC_TEST_DATA) where that is.
+"""
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import harness
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "drive"))
+from compare import FIRST, KINDS, LIMITS, SHARE, TOUCHING, compare  # noqa: E402
+from recordings import DATA, find  # noqa: E402
+
+SHOWN = {"positions": ("positions",), "headings": ("headings",), "speeds": ("speeds",),
+         "raw tensors": ("raw partners", "raw roads", "goals and sizes", "map", "lidar"), "observations": ("observations",)}
+
+
+def main():
+    p = harness.parser(__doc__)
+    args = p.parse_args()
+    report = harness.Report("parity", args)
+    found = defaultdict(list)
+    for recording in find(KINDS):
+        found[recording.kind].append(compare(recording))
+    if not DATA.is_dir():
+        report.say(f"{DATA} is not there: only the recordings of our own scenes are compared")
+    report.table("what must be exact, and sets of roads: how many differ", COUNTS, [counts(kind, found[kind]) for kind in KINDS if found[kind]])
+    report.table(f"the largest error over the first {FIRST} steps / over all; relative where numbers are above 1",
+                 ["", *SHOWN], [errors(kind, found[kind]) for kind in KINDS if found[kind]])
+    for kind in set(KINDS) - set(found):
+        report.say(f"no recording of configuration {kind}")
+    report.say("left out: I (womd_tracks_to_predict), which is no reference: GPUDrive reads what it controls before it is set")
+    every = [findings for some in found.values() for findings in some]
+    targets(report, every)
+    report.finish()
+    return int(any(findings.broken() for findings in every))
+
+
+COUNTS = ["", "recordings", "agent-steps", "flags", "collision flags", "lists of roads", "kernel floats"]
+
+
+def counts(kind, some):
+    total = lambda of: sum(map(of, some))
+    return [f"{kind}: {KINDS[kind]}", len(some), total(lambda f: f.agent_steps), total(lambda f: sum(f.flags.values())),
+            total(lambda f: len(f.collisions)), *(f"{total(lambda f: of(f)[0]):,} of {total(lambda f: of(f)[1]):,}" for of in (lambda f: f.roads, lambda f: f.kernel))]
+
+
+def errors(kind, some):
+    return [kind, *(pair([f.errors.get(name, (0.0, 0.0)) for f in some for name in names]) if any(name in f.errors for f in some for name in names)
+                    else None for names in SHOWN.values())]
+
+
+def pair(both):
+    return " / ".join(f"{max(column):.1e}" for column in zip(*both))
+
+
+def targets(report, every):
+    """The limits, each with its worst case, and whatever breaks one."""
+    flags = sum(sum(f.flags.values()) for f in every)
+    report.target("controlled state, done, info, steps remaining and rewards exact", flags == 0, f"{flags:,} differ")
+    for k, when in enumerate((f"the first {FIRST} steps", "all steps")):
+        worst = max((both[k], name, str(f.recording)) for f in every for name, both in f.errors.items())
+        report.target(f"errors over {when} at most {LIMITS[k]:g}", worst[0] <= LIMITS[k], f"{worst[0]:.2g} ({worst[1]} of {worst[2]})")
+    differing, steps = [(f.recording, *c) for f in every for c in f.collisions], sum(f.agent_steps for f in every)
+    report.target(f"collision flags differ only on boxes within {TOUCHING:g} m of touching, in at most {SHARE:.1%} of agent-steps",
+                  all(abs(gap) <= TOUCHING for *_, gap in differing) and len(differing) <= SHARE * steps,
+                  f"{len(differing)} of {steps:,}" + "".join(f"; {where}, row {row}, slot {slot}: {gap:.1e} m" for where, row, slot, gap in differing))
+    for what, name in (("the same roads, in order under linear, as sets under k-nearest", "roads"),
+                       ("recorded raw tensors packed bit for bit", "kernel")):
+        wrong, of = (sum(getattr(f, name)[k] for f in every) for k in (0, 1))
+        report.target(what, wrong == 0, f"{wrong:,} of {of:,} differ")
+    for findings in every:
+        for text in findings.broken():
+            report.say(f"  {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
