@@ -25,23 +25,25 @@ class Creator:
     sample_scenes: bool
     rows_per_world: int | None
     auto_reset: bool
+    render_mode: str | None = None
 
     def __call__(self, env_index=0, num_envs=1):
         """Env number `env_index` of `num_envs`: its worlds host the scenes after those of the envs before it."""
         if not 0 <= env_index < num_envs:
             raise ValueError(f"env_index is {env_index}: expected 0 <= env_index < num_envs = {num_envs}")
         return Drive(self.scenes, self.worlds, self.config, first_world=env_index * self.worlds, sample_scenes=self.sample_scenes,
-                     rows_per_world=self.rows_per_world, auto_reset=self.auto_reset)
+                     rows_per_world=self.rows_per_world, auto_reset=self.auto_reset, render_mode=self.render_mode)
 
 
-def creator(scenes="shipped", worlds=16, config=None, *, sample_scenes=False, rows_per_world=None, auto_reset=True, **config_kwargs):
+def creator(scenes="shipped", worlds=16, config=None, *, sample_scenes=False, rows_per_world=None, auto_reset=True, render_mode=None,
+            **config_kwargs):
     """A creator of `Drive` envs for `fastvec.make`.
 
     Args:
         scenes: "shipped", a scene file, a folder of them, or a list.
         worlds: worlds of each env.
         config: a `DriveConfig`; its defaults where None.
-        sample_scenes, rows_per_world, auto_reset: see `Drive`.
+        sample_scenes, rows_per_world, auto_reset, render_mode: see `Drive`.
         **config_kwargs: fields of `DriveConfig`, over those of `config`.
 
     Raises:
@@ -51,4 +53,4 @@ def creator(scenes="shipped", worlds=16, config=None, *, sample_scenes=False, ro
     2
     """
     config = replace(DriveConfig() if config is None else config, **config_kwargs)
-    return Creator(scenes, worlds, config, sample_scenes, rows_per_world, auto_reset)
+    return Creator(scenes, worlds, config, sample_scenes, rows_per_world, auto_reset, render_mode)
