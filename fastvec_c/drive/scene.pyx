@@ -354,8 +354,3 @@ cdef class Scene:
     @property
     def num_controlled(self):
         return self.data.num_controlled
-
-    @property
-    def world_means(self):
-        """float32 (3,): what was subtracted from every position."""
-        return np.array([self.data.mean_x, self.data.mean_y, 0], np.float32)

@@ -224,7 +224,8 @@ cdef void fill_bev_observation(const drive_world *world, const drive_rules *rule
 
 cdef void fill_map_observation(const drive_world *world, const drive_rules *rules, void *out) noexcept nogil:
     cdef int32_t n = world.scene.num_segments
-    memcpy(out, world.scene.map_observation, <size_t>n * DRIVE_MAP * sizeof(float))
+    if n:
+        memcpy(out, world.scene.map_observation, <size_t>n * DRIVE_MAP * sizeof(float))
     empty_roads(<float *>out + n * DRIVE_MAP, DRIVE_SEGMENTS - n, -1)
 
 
