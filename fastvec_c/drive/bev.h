@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "angle.h"
-#include "grid.h"
+#include "layout.h"
 
 /* What may be a hair outside a rectangle and still be drawn. */
 #define DRIVE_BEV_SLACK 1e-3f
@@ -69,17 +69,15 @@ static inline void drive_bev_draw(float x, float y, float c, float s, float leng
 
 /* Draws what the agent in a slot has around it: out[DRIVE_BEV][DRIVE_BEV] entity types, the agent in the middle, x (the
  * way it heads) along the rows, which follow each other by y, to its left.  First the first 200 road segments in file
- * order whose centres are within `radius`, which is that of the rules, then the other agents there, each over those
- * before it.  As GPUDrive does it: the half extents of a segment are taken for its extents, its width at least a cell;
+ * order whose centres are within `radius`, then the other agents there, each over those before it.  As GPUDrive does it: the half extents of a segment are taken for its extents, its width at least a cell;
  * agents are of full size. */
 static void drive_bev(const drive_world *world, int32_t slot, float radius, uint8_t *out)
 {
     const drive_scene *scene = world->scene;
     float x = world->x[slot], y = world->y[slot], c = world->cos[slot], s = world->sin[slot], cell = 2 * radius / DRIVE_BEV;
-    const uint16_t *end, *item = drive_grid_at(&scene->segments_near, x, y, &end);
+    const float *segment = scene->map_observation, *end = segment + DRIVE_MAP * (size_t)scene->num_segments;
     memset(out, 0, DRIVE_BEV * DRIVE_BEV);
-    for (int32_t count = 0; item < end && count < DRIVE_ROADS; item++) {
-        const float *segment = scene->map_observation + DRIVE_MAP * (size_t)*item;
+    for (int32_t count = 0; segment < end && count < DRIVE_ROADS; segment += DRIVE_MAP) {
         float dx = segment[0] - x, dy = segment[1] - y, turn_cos, turn_sin;
         if (!(dx * dx + dy * dy <= radius * radius)) continue;
         count++;

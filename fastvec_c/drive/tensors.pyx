@@ -3,6 +3,7 @@ import numpy as np
 
 from libc.float cimport FLT_MAX
 from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from fastvec_c.drive.env cimport Worlds
@@ -20,15 +21,6 @@ cdef extern from "drive/dynamics.h" nogil:
 
 cdef extern from "drive/lidar.h" nogil:
     void drive_lidar(const drive_world *world, int32_t slot, float *out)
-
-cdef extern from "drive/observe.h" nogil:
-    ctypedef struct drive_road_choice:
-        int32_t count
-        uint16_t[200] id
-        float[200] dx
-        float[200] dy
-    void drive_first_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
-    void drive_nearest_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
 
 cdef enum:
     DYNAMIC, STATIC = 2  # Madrona's response types
@@ -175,22 +167,59 @@ cdef void fill_agent_roadmap(const drive_world *world, const drive_rules *rules,
 
 
 cdef void write_roads(const drive_world *world, const drive_rules *rules, int32_t i, float *row) noexcept nogil:
-    cdef float c = world.cos[i], s = world.sin[i]
-    cdef bint is_agent = i < world.scene.num_agents
-    cdef drive_road_choice roads
-    cdef int32_t k
-    roads.count = 0
-    if is_agent and rules.road_algorithm == DRIVE_LINEAR:
-        drive_first_roads(world.scene, world.x[i], world.y[i], rules.radius, &roads)
-    elif is_agent:
-        drive_nearest_roads(world.scene, world.x[i], world.y[i], rules.radius, &roads)
-    for k in range(roads.count):
-        memcpy(row, world.scene.map_observation + <size_t>roads.id[k] * DRIVE_MAP, DRIVE_MAP * sizeof(float))
-        row[0], row[1] = roads.dx[k] * c + roads.dy[k] * s, roads.dy[k] * c - roads.dx[k] * s
-        row[5] = drive_wrap(row[5] - world.yaw[i])
+    cdef float c = world.cos[i], s = world.sin[i], dx, dy
+    cdef const float *segment
+    cdef uint16_t[10000] seen
+    cdef int32_t k, count = 0
+    if i < world.scene.num_agents:
+        count = see_roads(world, rules, i, seen)
+    for k in range(count):
+        segment = world.scene.map_observation + <size_t>seen[k] * DRIVE_MAP
+        dx, dy = segment[0] - world.x[i], segment[1] - world.y[i]
+        memcpy(row, segment, DRIVE_MAP * sizeof(float))
+        row[0], row[1], row[5] = dx * c + dy * s, dy * c - dx * s, drive_wrap(segment[5] - world.yaw[i])
         row += DRIVE_MAP
     # GPUDrive's nearest roads are followed by zeros.
-    empty_roads(row, DRIVE_ROADS - roads.count, 0 if is_agent and rules.road_algorithm != DRIVE_LINEAR else -1)
+    empty_roads(row, DRIVE_ROADS - count, 0 if i < world.scene.num_agents and rules.road_algorithm == DRIVE_K_NEAREST else -1)
+
+
+cdef int32_t see_roads(const drive_world *world, const drive_rules *rules, int32_t i, uint16_t *seen) noexcept nogil:
+    # Segments within the radius: the first 200, or the nearest 200, in index order.  All are looked at, so that this says
+    # whether the quick way, which rows of observations go, is right.
+    cdef const float *segment = world.scene.map_observation
+    cdef float[10000] square
+    cdef float dx, dy
+    cdef int32_t k, count = 0, most = DRIVE_ROADS if rules.road_algorithm == DRIVE_LINEAR else DRIVE_SEGMENTS
+    for k in range(world.scene.num_segments):
+        dx, dy = segment[0] - world.x[i], segment[1] - world.y[i]
+        segment += DRIVE_MAP
+        square[count] = dx * dx + dy * dy
+        if square[count] <= rules.radius * rules.radius:
+            seen[count] = <uint16_t>k
+            count += 1
+            if count == most:
+                break
+    return keep_nearest(square, seen, count) if count > DRIVE_ROADS else count
+
+
+cdef int32_t keep_nearest(const float *square, uint16_t *seen, int32_t count) noexcept nogil:
+    # Of equally far ones the first.
+    cdef float[10000] ascending
+    cdef int32_t k, ties = DRIVE_ROADS, kept = 0
+    memcpy(ascending, square, <size_t>count * sizeof(float))
+    qsort(ascending, count, sizeof(float), compare_floats)
+    for k in range(DRIVE_ROADS):
+        ties -= ascending[k] < ascending[DRIVE_ROADS - 1]
+    for k in range(count):
+        if square[k] < ascending[DRIVE_ROADS - 1] or (square[k] == ascending[DRIVE_ROADS - 1] and ties > 0):
+            ties -= square[k] == ascending[DRIVE_ROADS - 1]
+            seen[kept] = seen[k]
+            kept += 1
+    return kept
+
+
+cdef int compare_floats(const void *a, const void *b) noexcept nogil:
+    return ((<const float *>a)[0] > (<const float *>b)[0]) - ((<const float *>a)[0] < (<const float *>b)[0])
 
 
 cdef void empty_roads(float *row, int32_t count, float id) noexcept nogil:
