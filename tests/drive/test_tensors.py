@@ -6,7 +6,7 @@ from abi import OK, Driver
 from fastvec.drive import Drive, DriveConfig
 from fastvec.drive.scenes import find
 from fastvec_c.drive.tensors import TENSORS
-from recordings import actions, cases, drive, load
+from recordings import actions, cases, drive
 
 TOLERANCE = 1e-3
 SHIPPED = find("shipped")
@@ -39,7 +39,7 @@ def assert_same_roads(ours, theirs, what):
 
 def replay(recording):
     """Yields (row, golden, env) for each recorded row, resets included."""
-    golden = load(recording)
+    golden = recording.load()
     env = drive(recording, golden, auto_reset=False)
     driver = Driver(env)
     driver.reset(0)
