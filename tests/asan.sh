@@ -13,6 +13,6 @@ tar c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md L
 cd build/asan
 FASTVEC_DEBUG=1 FASTVEC_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" \
     FASTVEC_LDFLAGS="-fsanitize=address,undefined" "$python" setup.py --quiet build_ext --inplace
-# Python keeps what it allocated, so leaks are not looked for.
+# Python keeps what it allocated, so leaks are not looked for.  Were stderr captured, a report would be lost with it.
 LD_PRELOAD="$(${CC:-gcc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 PYTHONMALLOC=malloc \
-    PYTHONPATH="$PWD" "$python" -m pytest -p no:cacheprovider -q "$@"
+    PYTHONPATH="$PWD" "$python" -m pytest -p no:cacheprovider -q --capture=sys "$@"
