@@ -109,7 +109,7 @@ def rates(report, mix, repetitions, seconds):
     rows = [[f"fastvec, {layout}, {harness.workers(n)}", *measured[layout, n], *times_gpudrive(mix, measured[layout, n]), balances[layout, n]]
             for layout, n in vecs]
     rows += [[f"GPUDrive {build}, measured earlier", *theirs, None, None, None] for build, theirs in mix.gpudrive.items()]
-    report.table(f"{mix.name}: {WORLDS} worlds, {agents} controlled agents; times GPUDrive, both on 2 cores, in {UNITS[mix.goal[0]]}",
+    report.table(f"{mix.name}: {WORLDS} worlds, {agents} controlled agents; times GPUDrive on 2 cores, in {UNITS[mix.goal[0]]}",
                  ["", *UNITS, *(f"× {build}" for build in mix.gpudrive), "balance"], rows, brief=True)
     if agents != mix.agents:
         report.say(f"GPUDrive's figures are of {mix.agents} controlled agents, not {agents}: other scenes?")
