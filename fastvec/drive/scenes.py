@@ -162,7 +162,7 @@ class _Reader:
             metadata=self.flags(metadata, ids.tolist()), order=order,
             name=str(scene.get("name", "")), scenario_id=str(scene.get("scenario_id", "")),
             points=np.concatenate([np.zeros((0, 2), np.float32), *points]),
-            road_starts=np.cumsum([0] + [len(p) for p in points]), road_types=road_types,
+            road_starts=np.cumsum([0] + [len(p) for p in points]), road_types=np.array(road_types, np.int32),
             road_ids=np.array(road_ids, np.int64), road_map_types=np.array(map_types, np.int64),
         )
 
