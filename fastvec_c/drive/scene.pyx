@@ -303,8 +303,7 @@ cdef class Scene:
         self.name, self.scene_name, self.scenario_id = name, raw.name, raw.scenario_id
         self.deleted = frozenset(deleted)
         self._keep = []
-        mean = mean_position(raw.position, raw.valid, raw.points)
-        self.data.mean_x, self.data.mean_y = mean
+        self.data.mean_x, self.data.mean_y = raw.mean.tolist()
         self._add_agents(raw, config, deleted)
         self.map_observation = road_boxes(raw.points, raw.road_starts, raw.road_types, raw.road_ids, raw.road_map_types,
                                           self.data.mean_x, self.data.mean_y, config.polyline_reduction_threshold)
@@ -320,19 +319,23 @@ cdef class Scene:
         cdef const float[:, ::1] heading = raw.heading
         cdef const uint8_t[:, ::1] valid = raw.valid
         cdef const int32_t[:, ::1] metadata = raw.metadata
+        cdef const float[:, ::1] sizes = raw.sizes, goals = raw.goals
+        cdef const int32_t[::1] types = raw.types
+        cdef const int64_t[::1] ids = raw.ids
+        cdef const uint8_t[::1] experts = raw.experts
         # In these modes remove_non_vehicles says nothing, as recorded.
-        everything = config.init_mode in ("all_objects", "womd_tracks_to_predict")
+        cdef bint everything = config.init_mode in ("all_objects", "womd_tracks_to_predict"), vehicles_only = config.remove_non_vehicles
         log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, sizeof(drive_log_point) // sizeof(float)), np.float32)
         self._keep.append(log_array)
         cdef float[:, :, ::1] log_view = log_array
         scene.log = <drive_log_point *>&log_view[0, 0, 0] if log_array.size else NULL
         cdef drive_log_point *point
-        for o in raw.order:
+        for o in range(position.shape[0]):
             if scene.num_agents == DRIVE_AGENTS:
                 break
-            if raw.types[o] == 0 or raw.ids[o] in deleted:
+            if types[o] == 0 or deleted and ids[o] in deleted:
                 continue
-            if not everything and (not valid[o, 0] or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE)):
+            if not everything and (not valid[o, 0] or (vehicles_only and types[o] != DRIVE_VEHICLE)):
                 continue
             i = scene.num_agents
             scene.num_agents += 1
@@ -342,16 +345,15 @@ cdef class Scene:
                 point.vx, point.vy = velocity[o, t, 0], velocity[o, t, 1]
                 point.yaw, point.heading = through_quaternion(heading[o, t]), heading[o, t]
                 point.valid = valid[o, t]
-            scene.type[i], scene.id[i] = raw.types[o], raw.ids[o]
-            scene.length[i], scene.width[i], scene.height[i] = raw.sizes[o]
+            scene.type[i], scene.id[i] = <uint8_t>types[o], <float>ids[o]
+            scene.length[i], scene.width[i], scene.height[i] = sizes[o, 0], sizes[o, 1], sizes[o, 2]
             scene.seen_length[i] = drive_normal_length(scene.length[i])
             scene.seen_width[i] = drive_normal_width(scene.width[i])
-            scene.goal_x[i], scene.goal_y[i] = raw.goals[o, 0] - scene.mean_x, raw.goals[o, 1] - scene.mean_y
-            gx, gy = scene.goal_x[i] - scene.log[i * DRIVE_STEPS].x, scene.goal_y[i] - scene.log[i * DRIVE_STEPS].y
+            scene.goal_x[i], scene.goal_y[i] = goals[o, 0] - scene.mean_x, goals[o, 1] - scene.mean_y
             for t in range(4):
                 scene.metadata[i][t] = metadata[o, t]
             scene.is_static[i] = self._is_static(config, i)
-            if scene.num_controlled < config.max_controlled_agents and self._may_be_driven(config, i, valid[o, 0] and not raw.experts[o]):
+            if scene.num_controlled < config.max_controlled_agents and self._may_be_driven(config, i, valid[o, 0] and not experts[o]):
                 scene.is_controlled[i] = 1
                 scene.controlled[scene.num_controlled] = i
                 scene.num_controlled += 1
