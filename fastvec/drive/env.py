@@ -23,6 +23,11 @@ def _scene(entry, stamp, config, deleted=frozenset()):
         raise scene_files.SceneError(str(error)) from None
 
 
+def forget_scenes():
+    """Lets go of scenes that no env uses any more; for who goes through many, one after the other."""
+    _scene.cache_clear()
+
+
 class Drive:
     """Driving worlds behind fastvec's compiled-env ABI.
 

@@ -12,7 +12,7 @@ from fastvec.drive.scenes import compact
 from fastvec.drive.scenes.json_file import SUFFIXES, read_json
 from fastvec.drive.scenes.raw import RawScene, SceneError
 
-__all__ = ["SHIPPED", "RawScene", "SceneError", "find", "read", "stamp"]
+__all__ = ["SHIPPED", "RawScene", "SceneError", "files_in", "find", "name_of", "pack", "read", "stamp"]
 
 SHIPPED = Path(__file__).parent
 
@@ -35,12 +35,47 @@ def find(scenes):
     return entries
 
 
+def files_in(folder):
+    """The scene files in a folder, by name.  Raises `SceneError` if there is none."""
+    inside = sorted(p for p in Path(folder).iterdir() if p.name.endswith((*SUFFIXES, compact.SUFFIX)))
+    if not inside:
+        raise SceneError(f"{folder}: the folder holds no .json, .json.gz or {compact.SUFFIX} file")
+    return inside
+
+
+def name_of(entry):
+    """A scene's name in messages and in .scenes files: that of its file, without suffix."""
+    if compact.is_entry(entry):
+        return compact.split(entry)[1]
+    name = Path(entry).name
+    return next((name.removesuffix(suffix) for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), name)
+
+
+def pack(entries, file, watch=None):
+    """Reads scenes and writes them all to one .scenes file.
+
+    Args:
+        entries: those that `find` returns; their names must differ.
+        file: its path; see `compact.write`.
+        watch: called with each entry once it was read.
+
+    Raises:
+        SceneError: a scene is broken; there is no file, then, or still the old one.
+        ValueError, OSError: see `compact.write`.
+    """
+    def scenes():
+        for entry in entries:
+            raw = read(entry)
+            if watch:
+                watch(entry)
+            yield name_of(entry), raw
+
+    compact.write(file, scenes())
+
+
 def _find_one(path):
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.name.endswith((*SUFFIXES, compact.SUFFIX)))
-        if not inside:
-            raise SceneError(f"{path}: the folder holds no .json, .json.gz or {compact.SUFFIX} file")
-        return [entry for file in inside for entry in _find_one(file)]
+        return [entry for file in files_in(path) for entry in _find_one(file)]
     if compact.is_entry(path):
         file, name = compact.split(path)
         return [compact.entry(Path(file).resolve(), compact.open_pack(file).checked(name))]

@@ -17,6 +17,7 @@ LARGEST_FILE = 1 << 30  # bytes, also when unpacked
 _TOO_LARGE = f"it is larger than {LARGEST_FILE >> 20} MiB"
 LARGEST_WHOLE = 2**53  # of ids
 INT32 = 2**31 - 1
+EMPTY_ROADS = ("driveway",)  # make no segments
 UNKNOWN_MAP_TYPE, MAP_TYPES = -1, frozenset(range(-1, 21)) - {4}
 
 
@@ -174,7 +175,7 @@ class _Reader:
         if len(points) < FEWEST_POINTS.get(kind, 0):
             self.fail(f"{where}.geometry", f"has {len(points)} points: a {kind} needs {FEWEST_POINTS[kind]}")
         self.numbers(fill_points, road, "geometry", where, points)
-        if kind not in ROAD_TYPES:
+        if kind not in ROAD_TYPES and kind not in EMPTY_ROADS:
             self.warn(f"{where}.type is {brief(kind)}, none of {', '.join(ROAD_TYPES)}: the road is ignored")
         map_type = self.whole(road.get("map_element_id", UNKNOWN_MAP_TYPE), f"{where}.map_element_id")
         if map_type not in MAP_TYPES:
