@@ -18,7 +18,7 @@ cdef extern from "drive/observe.h" nogil:
 CELL_OF_RADIUS = 8     # cells per observation radius: smaller ones list fewer segments in vain, but are more
 OBSTACLE_CELL = 4.0    # metres
 MAX_CELLS = 250_000    # of one grid: a scene larger than usual gets larger cells
-MAX_LISTED = 100_000_000  # entries of one grid: 200 MB; usual ones have some hundred thousand
+MAX_LISTED = 20_000_000   # entries of one grid: 40 MB; usual ones have some hundred thousand, and 4 million with 10,000 segments
 
 TRACK = 2              # column of the metadata: is to be predicted
 
