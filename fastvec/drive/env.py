@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 import numpy as np
@@ -17,13 +16,18 @@ from fastvec_c.drive.scene import Scene
 
 # Worlds and envs of a process share scenes; what is kept is a few hundred kilobytes each.
 @functools.lru_cache(maxsize=None)
-def _scene(path, modified, config, deleted=frozenset()):
+def _scene(entry, stamp, config, deleted=frozenset()):
     try:
-        return Scene(path, scene_files.read(path), config, deleted)
+        return Scene(entry, scene_files.read(entry), config, deleted)
     except scene_files.SceneError:
         raise
     except ValueError as error:
         raise scene_files.SceneError(str(error)) from None
+
+
+def forget_scenes():
+    """Lets go of scenes that no env uses any more; for who goes through many, one after the other."""
+    _scene.cache_clear()
 
 
 class Drive:
@@ -96,7 +100,7 @@ class Drive:
         self.sim = Sim(self._worlds)
 
     def _load(self, file, deleted=frozenset()):
-        return _scene(file, _modified(file), self.config, deleted)
+        return _scene(file, scene_files.stamp(file), self.config, deleted)  # the stamp: one that was rewritten is read again
 
     def __fastvec_env__(self):
         """The PyCapsule that fastvec's workers step; valid while this object lives."""
@@ -276,11 +280,6 @@ def _share(files, world, total_worlds, all_of_it):
     if not all_of_it or len(files) <= total_worlds:
         return [files[world % len(files)]]
     return files[world::total_worlds]
-
-
-def _modified(path):
-    """Keeps a scene that was rewritten from being taken out of the cache."""
-    return os.stat(path).st_mtime_ns
 
 
 def _check_count(name, value, least):
