@@ -1,8 +1,9 @@
 /* observe.h: writes observation rows in place.
  *
  * A row is what GPUDrive's `get_obs(mask)` gives a controlled agent: 6 floats on itself, 63 x 6 on partners, 200 x 13 on
- * roads.  The normalising formulas keep its order of float32 operations.  The three parts are compiled for each kind of
- * row (normalised or not, packed) and of processor (see drive_cpu); all processors write the same bits.
+ * roads; lidar and bird's-eye view may follow.  The normalising formulas keep its order of float32 operations.  Rows are
+ * written by code compiled for their kind (normalised or not, packed) and the processor (see drive_cpu); all processors
+ * write the same bits.
  */
 #ifndef FASTVEC_DRIVE_OBSERVE_H
 #define FASTVEC_DRIVE_OBSERVE_H
@@ -10,18 +11,25 @@
 #include <string.h>
 
 #include "angle.h"
+#include "bev.h"
 #include "grid.h"
 #include "half.h"
+#include "lidar.h"
 
 /* Part of its callers, so that it is compiled for their processor, and for what is constant there. */
 #define DRIVE_PART static inline __attribute__((always_inline))
 
-static inline float drive_normal_position(float x) { return 2.0f * ((x + 1000.0f) / 2000.0f) - 1.0f; }
-static inline float drive_normal_heading(float a) { return a / DRIVE_TWO_PI; }
+#define DRIVE_NORMAL_POSITION(x) (2.0f * (((x) + 1000.0f) / 2000.0f) - 1.0f) /* a float or a vector of them */
 static inline float drive_normal_speed(float v) { return v / 100.0f; }
 static inline float drive_normal_length(float v) { return v / 30.0f; }
 static inline float drive_normal_width(float v) { return v / 15.0f; }
 static inline float drive_normal_road(float v) { return v / 100.0f; }
+
+#ifdef __clang__
+#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
 
 typedef float drive_float4 __attribute__((vector_size(16)));
 typedef float drive_float8 __attribute__((vector_size(32)));
@@ -137,8 +145,8 @@ DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, int normali
     out[0] = normalised ? drive_normal_speed(world->speed[i]) : world->speed[i];
     out[1] = scene->seen_length[i];
     out[2] = scene->seen_width[i];
-    out[3] = normalised ? drive_normal_position(x) : x;
-    out[4] = normalised ? drive_normal_position(y) : y;
+    out[3] = normalised ? DRIVE_NORMAL_POSITION(x) : x;
+    out[4] = normalised ? DRIVE_NORMAL_POSITION(y) : y;
     out[5] = world->collided[i];
 }
 
@@ -156,8 +164,8 @@ DRIVE_PART void drive_into_frame(float *x, float *y, float *heading, int32_t cou
         turn -= yaw;
         turn = turn - (drive_float8)((turn > DRIVE_PI) & (drive_int8)two_pi) + (drive_float8)((turn < -DRIVE_PI) & (drive_int8)two_pi);
         if (normalised) {
-            ahead = 2.0f * ((ahead + 1000.0f) / 2000.0f) - 1.0f;
-            left = 2.0f * ((left + 1000.0f) / 2000.0f) - 1.0f;
+            ahead = DRIVE_NORMAL_POSITION(ahead);
+            left = DRIVE_NORMAL_POSITION(left);
             turn /= DRIVE_TWO_PI;
         }
         memcpy(x + k, &ahead, sizeof ahead);
@@ -264,6 +272,13 @@ DRIVE_PART void drive_see_roads(const drive_world *world, int32_t i, const drive
     drive_into_frame(roads->x, roads->y, roads->heading, roads->count, world->cos[i], world->sin[i], world->yaw[i], normalised);
 }
 
+static void drive_write_bev(const drive_world *world, int32_t i, float radius, float *out)
+{
+    uint8_t cells[DRIVE_BEV * DRIVE_BEV];
+    drive_bev(world, i, radius, cells);
+    for (int32_t k = 0; k < DRIVE_BEV * DRIVE_BEV; k++) out[k] = cells[k];
+}
+
 DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const drive_rules *rules, int normalised, const drive_cpu *cpu, float *out)
 {
     const drive_row *row = &rules->row;
@@ -295,8 +310,15 @@ DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const dr
             memcpy(out + 4, &middle, sizeof middle);
             memcpy(out + 8, row + 8, (DRIVE_ROAD - 8) * sizeof *out);
         }
-        memcpy(out, rules->empty_roads, (size_t)(DRIVE_ROADS - roads.count) * DRIVE_ROAD * sizeof *out);
+        size_t left = (size_t)(DRIVE_ROADS - roads.count) * DRIVE_ROAD;
+        memcpy(out, rules->empty_roads, left * sizeof *out);
+        out += left;
     }
+    if (row->lidar) {
+        drive_lidar(world, i, out);
+        out += 3 * DRIVE_LIDAR * DRIVE_LIDAR_SAMPLE;
+    }
+    if (row->bev) drive_write_bev(world, i, rules->radius, out);
 }
 
 /* Two roads of twelve bytes: x, y, half length, width, height, heading.  Sixteen are written of each: of those too many the
@@ -304,7 +326,7 @@ DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const dr
 DRIVE_PART void drive_put_roads(const uint64_t *sizes, const uint16_t *id, drive_int4 places, drive_int4 headings, uint8_t *out)
 {
     drive_long2 size = {sizes[id[0]], sizes[id[1]]}, first = size << 32 | (drive_long2)places, last = size >> 32 | (drive_long2)headings;
-    drive_long2 even = __builtin_shuffle(first, last, (drive_long2){0, 2}), odd = __builtin_shuffle(first, last, (drive_long2){1, 3});
+    drive_long2 even = DRIVE_SHUFFLE(drive_long2, first, last, 0, 2), odd = DRIVE_SHUFFLE(drive_long2, first, last, 1, 3);
     memcpy(out, &even, sizeof even);
     memcpy(out + 2 * DRIVE_PACKED_ROAD, &odd, sizeof odd);
 }
@@ -312,8 +334,8 @@ DRIVE_PART void drive_put_roads(const uint64_t *sizes, const uint16_t *id, drive
 DRIVE_PART void drive_write_packed_roads(const drive_scene *scene, const drive_roads *roads, const drive_cpu *cpu, uint8_t *out)
 {
     enum { bytes = 2 * DRIVE_PACKED_ROAD };
-    const drive_short8 by_turns = {0, 8, 1, 9, 2, 10, 3, 11}, no_shorts = {0};
-    const drive_int4 none = {0}, low = {0, 4, 1, 5}, high = {2, 6, 3, 7};
+    const drive_short8 no_shorts = {0};
+    const drive_int4 none = {0};
     uint16_t x[DRIVE_ROADS + 8], y[DRIVE_ROADS + 8], heading[DRIVE_ROADS + 8];
     uint8_t *type = out + DRIVE_ROADS * bytes;
     cpu->halves(roads->x, roads->count, x);
@@ -324,10 +346,12 @@ DRIVE_PART void drive_write_packed_roads(const drive_scene *scene, const drive_r
         memcpy(&xs, x + k, sizeof xs);
         memcpy(&ys, y + k, sizeof ys);
         memcpy(&turns, heading + k, sizeof turns);
-        drive_int4 places = (drive_int4)__builtin_shuffle(xs, ys, by_turns), headings = (drive_int4)__builtin_shuffle(no_shorts, turns, by_turns);
-        drive_put_roads(scene->half_sizes, roads->id + k, __builtin_shuffle(places, none, low), __builtin_shuffle(headings, none, low), out + k * bytes);
-        drive_put_roads(scene->half_sizes, roads->id + k + 2, __builtin_shuffle(places, none, high), __builtin_shuffle(headings, none, high),
-                        out + (k + 2) * bytes);
+        drive_int4 places = (drive_int4)DRIVE_SHUFFLE(drive_short8, xs, ys, 0, 8, 1, 9, 2, 10, 3, 11);
+        drive_int4 headings = (drive_int4)DRIVE_SHUFFLE(drive_short8, no_shorts, turns, 0, 8, 1, 9, 2, 10, 3, 11);
+        drive_put_roads(scene->half_sizes, roads->id + k, DRIVE_SHUFFLE(drive_int4, places, none, 0, 4, 1, 5),
+                        DRIVE_SHUFFLE(drive_int4, headings, none, 0, 4, 1, 5), out + k * bytes);
+        drive_put_roads(scene->half_sizes, roads->id + k + 2, DRIVE_SHUFFLE(drive_int4, places, none, 2, 6, 3, 7),
+                        DRIVE_SHUFFLE(drive_int4, headings, none, 2, 6, 3, 7), out + (k + 2) * bytes);
     }
     memset(out + roads->count * bytes, 0, (size_t)(DRIVE_ROADS - roads->count) * bytes);
     memcpy(type, roads->type, (size_t)roads->count);

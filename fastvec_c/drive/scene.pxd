@@ -16,4 +16,5 @@ cdef class Scene:
     cdef bint _may_be_driven(self, config, int32_t i, bint is_there)
     cdef _add_segments(self, config)
     cdef _list_eights(self, config)
-    cdef _add_obstacles(self)
+    cdef _add_boxes(self)
+    cdef _add_names(self)
