@@ -2,7 +2,7 @@
 import numpy as np
 
 from libc.math cimport INFINITY, atan2, fabsf, floor, sqrt, sqrtf
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastvec_c.drive.layout cimport *
@@ -14,6 +14,9 @@ cdef extern from "drive/observe.h" nogil:
     float drive_normal_length(float v)
     float drive_normal_width(float v)
     float drive_normal_road(float v)
+    int drive_portable
+    uint16_t drive_half(float value)
+    void drive_halves(const float *values, int32_t n, uint16_t *out)
 
 CELL_OF_RADIUS = 8     # cells per observation radius: smaller ones list fewer segments in vain, but are more
 OBSTACLE_CELL = 4.0    # metres
@@ -285,6 +288,19 @@ cdef int _list_items(const float[:, ::1] low, const float[:, ::1] high, const in
     return 0
 
 
+def halves(const float[::1] values, bint portable):
+    """For tests: float32 (a multiple of eight) to float16, as rows are packed; `portable`: as on any processor."""
+    global drive_portable
+    out = np.empty(len(values), np.uint16)
+    cdef uint16_t[::1] view = out
+    if len(values) % 8:
+        raise ValueError(f"{len(values)} values: expected a multiple of eight")
+    drive_portable = portable
+    drive_halves(&values[0], <int32_t>len(values), &view[0])
+    drive_portable = False
+    return out.view(np.float16)
+
+
 cdef class Scene:
     """An immutable scene, ready for worlds.
 
@@ -310,7 +326,7 @@ cdef class Scene:
         self.map_observation.flags.writeable = False
         cdef const float[:, ::1] roads = self.map_observation
         self.data.map_observation = &roads[0, 0] if len(self.map_observation) else NULL
-        self._add_segments(config.obs_radius, 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS)
+        self._add_segments(config)
         self._add_boxes()
         self._add_names()
 
@@ -327,6 +343,7 @@ cdef class Scene:
         cdef const int64_t[::1] ids = raw.ids
         cdef const uint8_t[::1] experts = raw.experts
         # In these modes remove_non_vehicles says nothing, as recorded.
+        cdef bint normalised = config.norm_obs
         cdef bint everything = config.init_mode in ("all_objects", "womd_tracks_to_predict"), vehicles_only = config.remove_non_vehicles
         log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, sizeof(drive_log_point) // sizeof(float)), np.float32)
         self._keep.append(log_array)
@@ -350,8 +367,9 @@ cdef class Scene:
                 point.valid = valid[o, t]
             scene.type[i], scene.id[i] = <uint8_t>types[o], <float>ids[o]
             scene.length[i], scene.width[i], scene.height[i] = sizes[o, 0], sizes[o, 1], sizes[o, 2]
-            scene.seen_length[i] = drive_normal_length(scene.length[i])
-            scene.seen_width[i] = drive_normal_width(scene.width[i])
+            scene.seen_length[i], scene.seen_width[i] = scene.length[i] * DRIVE_AGENT_SCALE, scene.width[i] * DRIVE_AGENT_SCALE
+            if normalised:
+                scene.seen_length[i], scene.seen_width[i] = drive_normal_length(scene.seen_length[i]), drive_normal_width(scene.seen_width[i])
             scene.goal_x[i], scene.goal_y[i] = goals[o, 0] - scene.mean_x, goals[o, 1] - scene.mean_y
             for t in range(4):
                 scene.metadata[i][t] = metadata[o, t]
@@ -378,22 +396,41 @@ cdef class Scene:
             return self.data.metadata[i][TRACK] == 1
         return is_there and not self.data.is_static[i]
 
-    cdef _add_segments(self, double radius, int32_t enough):
+    cdef _add_segments(self, config):
         cdef const float[:, ::1] boxes = self.map_observation
         cdef Py_ssize_t n = boxes.shape[0], i, k
-        array = np.zeros((max(n, 1), 16), np.float32)
-        self._keep.append(array)
-        cdef float[:, ::1] view = array
-        cdef drive_segment *segment = <drive_segment *>&view[0, 0]
-        self.data.segments = segment
-        self.data.num_segments = <int32_t>n
+        cdef bint normalised = config.norm_obs
+        room = max((n + 7) // 8 * 8, 8)
+        segments, sizes = np.zeros((room, DRIVE_ROAD), np.float32), np.zeros(room, np.uint64)
+        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("type", np.uint8, 8)])
+        eights["x"] = np.nan
+        self._keep += [segments, sizes, eights]
+        cdef drive_scene *scene = &self.data
+        scene.segments = <drive_segment *><size_t>segments.ctypes.data
+        scene.half_sizes = <uint64_t *><size_t>sizes.ctypes.data
+        scene.eights = <drive_eight *><size_t>eights.ctypes.data
+        scene.num_segments = <int32_t>n
+        cdef float *row
+        cdef drive_eight *eight
         for i in range(n):
+            row = scene.segments[i].row
             for k in range(3):
-                segment[i].row[2 + k] = drive_normal_road(boxes[i, 2 + k])
-            segment[i].row[6 + <int>boxes[i, 6]] = 1
-            segment[i].x, segment[i].y, segment[i].heading = boxes[i, 0], boxes[i, 1], boxes[i, 5]
-        centres = np.ascontiguousarray(self.map_observation[:, :2])
-        build_grid(&self.data.segments_near, centres, centres, radius / CELL_OF_RADIUS, radius, enough, self._keep, self.name)
+                row[2 + k] = drive_normal_road(boxes[i, 2 + k]) if normalised else boxes[i, 2 + k]
+                scene.half_sizes[i] |= <uint64_t>drive_half(row[2 + k]) << (16 * k)
+            row[6 + <int>boxes[i, 6]] = 1
+            eight, k = &scene.eights[i // 8], i % 8
+            eight.x[k], eight.y[k], eight.heading[k], eight.type[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5], <uint8_t>boxes[i, 6]
+        self._list_eights(config)
+
+    cdef _list_eights(self, config):
+        # Neighbours in index order are mostly neighbours on the road, so that few eights are looked at for one or two.
+        # Where the order decides, 25 of them are all that anybody can see.
+        n = len(self.map_observation)
+        centres = np.concatenate([self.map_observation[:, :2], np.repeat(self.map_observation[n - 1:, :2], (8 - n % 8) % 8, axis=0)])
+        centres = centres.reshape(-1, 8, 2)
+        enough = 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS // 8
+        build_grid(&self.data.segments_near, centres.min(axis=1), centres.max(axis=1), config.obs_radius / CELL_OF_RADIUS, config.obs_radius,
+                   enough, self._keep, self.name)
 
     cdef _add_boxes(self):
         kinds = self.map_observation[:, 6]
