@@ -25,7 +25,6 @@ import harness
 import instructions
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("FASTVEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 WORLDS = 16
 CONFIG = DriveConfig(collision_behavior="ignore", reward_type="sparse_on_goal_achieved")
 LAYOUTS = {"float32": CONFIG, "packed": replace(CONFIG, observation="packed")}
@@ -48,7 +47,7 @@ class Mix:
 
 
 OURS = Mix("generated scenes", "shipped", 327, {"as shipped": (5_000, 247), "stripped": (26_500, 1_295)}, (0, 400_000))
-WAYMO = Mix("Waymo-derived scenes", DATA / "gpudrive" / "scenes", 52, {"as shipped": (890, 274), "stripped": (5_500, 1_690)}, (1, 25_000))
+WAYMO = Mix("Waymo-derived scenes", harness.WAYMO_SCENES, 52, {"as shipped": (890, 274), "stripped": (5_500, 1_690)}, (1, 25_000))
 UNITS = ("controlled-agent steps/s", "world steps/s")
 
 
