@@ -401,13 +401,12 @@ cdef class Scene:
         cdef Py_ssize_t n = boxes.shape[0], i, k
         cdef bint normalised = config.norm_obs
         room = max((n + 7) // 8 * 8, 8)
-        segments, sizes = np.zeros((room, DRIVE_ROAD), np.float32), np.zeros(room, np.uint64)
-        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("type", np.uint8, 8)])
+        segments = np.zeros((room, DRIVE_ROAD), np.float32)
+        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("size", np.uint32, 8), ("rest", np.uint32, 8)])
         eights["x"] = np.nan
-        self._keep += [segments, sizes, eights]
+        self._keep += [segments, eights]
         cdef drive_scene *scene = &self.data
         scene.segments = <drive_segment *><size_t>segments.ctypes.data
-        scene.half_sizes = <uint64_t *><size_t>sizes.ctypes.data
         scene.eights = <drive_eight *><size_t>eights.ctypes.data
         scene.num_segments = <int32_t>n
         cdef float *row
@@ -416,10 +415,11 @@ cdef class Scene:
             row = scene.segments[i].row
             for k in range(3):
                 row[2 + k] = drive_normal_road(boxes[i, 2 + k]) if normalised else boxes[i, 2 + k]
-                scene.half_sizes[i] |= <uint64_t>drive_half(row[2 + k]) << (16 * k)
             row[6 + <int>boxes[i, 6]] = 1
             eight, k = &scene.eights[i // 8], i % 8
-            eight.x[k], eight.y[k], eight.heading[k], eight.type[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5], <uint8_t>boxes[i, 6]
+            eight.x[k], eight.y[k], eight.heading[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5]
+            eight.size[k] = drive_half(row[2]) | <uint32_t>drive_half(row[3]) << 16
+            eight.rest[k] = drive_half(row[4]) | <uint32_t>boxes[i, 6] << 16
         self._list_eights(config)
 
     cdef _list_eights(self, config):
