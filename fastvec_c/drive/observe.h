@@ -16,9 +16,6 @@
 #include "half.h"
 #include "lidar.h"
 
-/* Part of its callers, so that it is compiled for their processor, and for what is constant there. */
-#define DRIVE_PART static inline __attribute__((always_inline))
-
 #define DRIVE_NORMAL_POSITION(x) (2.0f * (((x) + 1000.0f) / 2000.0f) - 1.0f) /* a float or a vector of them */
 static inline float drive_normal_speed(float v) { return v / 100.0f; }
 static inline float drive_normal_length(float v) { return v / 30.0f; }
@@ -411,18 +408,6 @@ static DRIVE_NEW_CPU void drive_write_row_avx2(const drive_world *world, int32_t
     drive_write_row_for(world, i, rules, &drive_new_cpu, out);
 }
 #endif
-
-/* Set by tests: do as on any processor. */
-static int drive_portable;
-
-static inline int drive_is_new_cpu(void)
-{
-#ifdef DRIVE_NEW_CPU
-    return !drive_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-#else
-    return 0;
-#endif
-}
 
 /* The row of the agent in slot i: rules->row.nbytes bytes. */
 static void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, void *out)
