@@ -14,8 +14,8 @@ from fastvec.machine import usable_cpus
 SECONDS = 10.0
 LEAST_WORKERS, MOST_WORKERS = 2, 32  # of "auto"
 WORLDS = 16  # in all, at least, where the user names no number
-MODULES = {"torch": "torch", "rich": "rich", "PIL": "pillow"}
-SUFFIXES = (".gif", ".png")
+MODULES = {"torch": "torch", "rich": "rich", "PIL": "pillow", "imageio": "imageio"}
+SUFFIXES = (".gif", ".mp4", ".png")
 POLICIES = {
     "torch": "an untrained network with a hand-set goal-seeking prior (it knows no roads)",
     "random": "uniformly random actions",
@@ -36,7 +36,7 @@ def add_parser(subparsers):
     parser.add_argument("--policy", choices=POLICIES, default="torch", help="; ".join(f"{k}: {v}" for k, v in POLICIES.items()) + " (default: torch)")
     parser.add_argument("--seed", type=seed, default=0, help="of the worlds and of the policy (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("demo.gif"), metavar="FILE",
-                        help="where the picture of an episode of the first scene goes: .gif (default: demo.gif) or .png")
+                        help="where the picture of an episode of the first scene goes: .gif (default: demo.gif), .mp4 or .png")
     parser.set_defaults(run=run)
 
 
@@ -73,7 +73,9 @@ def _check_modules(policy):
 
 def _check_output(output):
     if output.suffix.lower() not in SUFFIXES:
-        raise CliError(f"--output {output}: give a name that ends in {' or '.join(SUFFIXES)}")
+        raise CliError(f"--output {output}: give a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if output.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise CliError(f"--output {output}: .mp4 needs imageio-ffmpeg: pip install 'fastvec[render]'")
     if output.is_dir() or not output.parent.is_dir():
         raise CliError(f"--output {output}: " + ("is a folder" if output.is_dir() else f"there is no folder {output.parent}"))
 
@@ -153,19 +155,20 @@ def _start(creator, workers, seed):
 def _draw(args, files):
     """Plays one episode of the first scene with the same policy, and writes its picture."""
     from fastvec.drive import DriveConfig
-    from fastvec.drive.record import record_episode, write_gif, write_png
+    from fastvec.drive.record import record_episode, write_png, write_video
     from rich.console import Console
 
-    gif = args.output.suffix.lower() == ".gif"
-    frames = record_episode(_policy(args.policy, args.seed), files[:1], config=DriveConfig(collision_behavior="ignore"), seed=args.seed, trail_steps=25 if gif else None)
+    still = args.output.suffix.lower() == ".png"
+    frames = record_episode(_policy(args.policy, args.seed), files[:1], config=DriveConfig(collision_behavior="ignore"), seed=args.seed,
+                            trail_steps=None if still else 25)
     try:
-        if gif:
-            write_gif(frames, args.output)
-        else:
+        if still:
             write_png(frames[-1], args.output)
+        else:
+            write_video(frames, args.output)
     except OSError as error:
         raise CliError(f"--output: {error}") from None
-    what = f"{len(frames)} frames" if gif else "its last state, with all trails"
+    what = "its last state, with all trails" if still else f"{len(frames)} frames"
     _say(Console(), f"picture of one episode: {args.output} ({what}, {args.output.stat().st_size / 1024:,.0f} KiB)")
 
 

@@ -32,7 +32,7 @@ class Creator:
 
 
 def creator(scenes="shipped", worlds=None, config=None, *, resample_every=0, sample_with_replacement=False, seed=None, rows_per_world=None,
-            auto_reset=True, **config_kwargs):
+            auto_reset=True, render_mode=None, **config_kwargs):
     """A creator of `Drive` envs for `fastvec.make`.
 
     The scenes are shared out over the worlds of all envs, the same way for any number of workers; see `Drive`.
@@ -41,7 +41,7 @@ def creator(scenes="shipped", worlds=None, config=None, *, resample_every=0, sam
         scenes: "shipped", a scene file, a folder of them, or a list; see `fastvec.drive.scenes.find`.
         worlds: worlds of each env; None: `num_worlds` of the config, which is 1 by default.
         config: a `DriveConfig`; its defaults where None.
-        resample_every, sample_with_replacement, seed, rows_per_world, auto_reset: see `Drive`.
+        resample_every, sample_with_replacement, seed, rows_per_world, auto_reset, render_mode: see `Drive`.
         **config_kwargs: fields of `DriveConfig`, over those of `config`.
 
     Raises:
@@ -52,5 +52,5 @@ def creator(scenes="shipped", worlds=None, config=None, *, resample_every=0, sam
     """
     config = replace(DriveConfig() if config is None else config, **config_kwargs)
     options = dict(resample_every=resample_every, sample_with_replacement=sample_with_replacement, seed=seed, rows_per_world=rows_per_world,
-                   auto_reset=auto_reset)
+                   auto_reset=auto_reset, render_mode=render_mode)
     return Creator(scenes, config.num_worlds if worlds is None else worlds, config, options)

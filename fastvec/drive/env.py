@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 
 from fastvec.drive import raw, scenes as scene_files
 from fastvec.drive.config import DriveConfig
@@ -44,6 +45,7 @@ class Drive:
         rows_per_world: rows of each world; by default the largest number of controlled agents in the scenes that it may
             host.  Rows too many are masked 0 and zero.
         auto_reset: begin a new episode in every world whose controlled agents are all done.  Without, worlds just go on.
+        render_mode: None, or "rgb_array" for pictures from `render`; these need Pillow.
 
     Attributes:
         observation_space: `Spec` of one row: (2984,) float32 by default; see `DriveConfig` and
@@ -57,11 +59,15 @@ class Drive:
     Raises:
         SceneError: a scene is missing, broken, or has nobody to control.
         ValueError: an argument is out of range.
+        ImportError: pictures are wanted and Pillow is missing.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
     def __init__(self, scenes="shipped", worlds=None, config=None, *, first_world=0, total_worlds=None, resample_every=0,
-                 sample_with_replacement=False, seed=None, rows_per_world=None, auto_reset=True):
+                 sample_with_replacement=False, seed=None, rows_per_world=None, auto_reset=True, render_mode=None):
         self.config = DriveConfig() if config is None else config
+        self.render_mode, self._viewer = render_mode, _viewer(render_mode)
         worlds = self.config.num_worlds if worlds is None else worlds
         decks = deal(scene_files.find(scenes), worlds, first_world, total_worlds, resample_every, sample_with_replacement, seed)
         if rows_per_world is not None:
@@ -112,6 +118,26 @@ class Drive:
             ValueError: there is no such array.
         """
         return raw.tensors(self._worlds, world, self.config, names)
+
+    def render(self, world=0, agent=None, *, width=640, height=640):
+        """One world now, in colours; trails go back over the states of this episode that were rendered.
+
+        Args:
+            world: its index in this env.
+            agent: None for the world seen from above, or the index of a row of this world, for what that agent observes.
+            width, height: pixels, at least 160.
+
+        Returns:
+            uint8 [height, width, 3], RGB; with render_mode None nothing but a warning.
+
+        Raises:
+            IndexError: there is no such world or agent.
+            ValueError: a size is out of range.
+        """
+        if self._viewer is None:
+            warnings.warn("render() draws nothing, as render_mode is None: make the env with render_mode='rgb_array'", stacklevel=2)
+            return None
+        return self._viewer.frame(self, world, agent, self._worlds.scene_of(world).name, width, height)
 
     def reset_worlds(self, worlds=None):
         """Begins the episodes of some worlds again, each in the scene that it hosts; in the middle of an episode, too.
@@ -208,6 +234,17 @@ class Drive:
 
     def close(self):
         """Nothing to close: memory goes with the object."""
+
+
+def _viewer(render_mode):
+    """What draws; the libraries it needs are imported only where pictures are wanted."""
+    if render_mode is None:
+        return None
+    if render_mode != "rgb_array":
+        raise ValueError(f"render_mode is {render_mode!r}: expected None or 'rgb_array'")
+    from fastvec.drive.render import Viewer
+
+    return Viewer()
 
 
 def spaces(config):

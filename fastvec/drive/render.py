@@ -1,52 +1,42 @@
-"""Pictures of one driving world, seen from above.  Needs Pillow."""
+"""Pictures of one driving world, seen from above, and of what one of its agents observes.  Needs Pillow."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-# GPUDrive's entity types of road segments, and the map-element types of yellow lines.
-EDGE, LINE, LANE, CROSSWALK, BUMP, STOP_SIGN = 1, 2, 3, 4, 5, 6
-YELLOW_LINES = (9, 10, 11, 12, 13)
-# Columns of map_observation, of absolute_self_observation, of info.
-X, Y, HALF_LENGTH, HALF_WIDTH, HEADING, TYPE, MAP_TYPE = 0, 1, 2, 3, 5, 6, 8
-YAW, GOAL, LENGTH, WIDTH = 7, slice(8, 10), 10, 11
-HIT, REACHED = slice(0, 3), 3
+from fastvec.drive.paint import (
+    AWAY, BEYOND, FAINT_INK, GROUND, HALF_LENGTH, HEADING, LEGEND_HEIGHT, TITLE_HEIGHT, TYPE, X, Camera, Canvas, Sheet,
+)
 
-AWAY = -10_000.0  # agents that are done wait at (-11000, -11000)
-LANE_WIDTH = 4.2  # metres; of the asphalt drawn under a lane's centre line
+# Columns of absolute_self_observation, self_observation, partner_observations and info.
+YAW, GOAL, LENGTH, WIDTH, ID = 7, slice(8, 10), 10, 11, 13
+SPEED, SELF_SIZE, SELF_GOAL = 0, slice(1, 3), slice(4, 6)
+PARTNER_PLACE, PARTNER_HEADING, PARTNER_SIZE, PARTNER_TYPE, PARTNER_ID = slice(1, 3), 3, slice(4, 6), 7, 8
+HIT, REACHED, KIND = slice(0, 3), 3, 4
+
+WORLD_ARRAYS = ("absolute_self_observation", "controlled_state", "info", "map_observation", "steps_remaining")
+AGENT_ARRAYS = ("agent_roadmap", "done", "partner_observations", "self_observation")
+
+SECONDS_PER_STEP = 0.1
 MARGIN = 14.0  # metres around what the picture must show
 LEAST_SPAN = 60.0  # metres
-LEAST_LENGTH = 12  # pixels: smaller cars are drawn larger, or nobody would see them
-
-GROUND, ASPHALT, KERB = "#eef0e8", "#d3d6db", "#8b919b"
-WHITE_PAINT, YELLOW_PAINT, BUMP_PAINT, STOP_PAINT = "#fbfbfb", "#e6b93f", "#e3c88d", "#d9483b"
-INK, FAINT_INK, BAR = "#23272f", "#6d7480", "#ffffff"
-STATES = {  # of an agent: its fill and its outline, in the order of the legend
-    "driven": ("#2f6fe4", "#173f8c"),
-    "at goal": ("#23a566", "#0f6b3f"),
-    "collided": ("#e5412d", "#8e1d10"),
-    "log": ("#8d6fc9", "#54408a"),
-    "parked": ("#a3a9b3", "#727985"),
-}
-TRAIL = ("#c6d4ec", "#a3bfee", "#7fa6ee")  # its oldest third first
-OPEN_GOAL, REACHED_GOAL = "#2f6fe4", "#23a566"
-TITLE_HEIGHT, LEGEND_HEIGHT = 30, 26
+LEAST_EDGE = 8.0  # metres from an agent to the edge of what it observes
+LEAST_SIZE = 160  # pixels
+LONGEST_GAP = 10  # steps between two looks at an episode; after more its trails begin anew
+MAPS_KEPT = 4  # by a `Viewer`: each is some megabytes
 
 
 def states(raw, parked) -> list:
-    """The state of every agent, one of `STATES`, or None for agents that were moved away.
+    """The state of every agent, one of `paint.STATES`.
 
     Args:
         raw: of `fastvec.drive.Drive.raw`.
         parked: bool [N], see `parked_agents`.
     """
-    here = raw["absolute_self_observation"][:, X] > AWAY
-    collided = raw["info"][:, HIT].any(1)
-    result = []
+    collided, result = raw["info"][:, HIT].any(1), []
     for i, controlled in enumerate(raw["controlled_state"] > 0):
-        if not here[i]:
-            result.append(None)
-        elif controlled and raw["info"][i, REACHED]:
+        if controlled and raw["info"][i, REACHED]:
             result.append("at goal")
         elif collided[i]:
             result.append("collided")
@@ -60,25 +50,6 @@ def parked_agents(raw):
     agents = raw["absolute_self_observation"]
     at_goal = np.hypot(*(agents[:, GOAL] - agents[:, :2]).T) < 0.2
     return at_goal & (raw["controlled_state"] == 0)
-
-
-class Camera:
-    """Maps the world's metres to a picture's pixels: equal scales, y upwards.
-
-    Attributes:
-        pixels_per_metre: the scale.
-        width, height: of the picture, in pixels.
-    """
-
-    def __init__(self, low, high, width, height):
-        self.width, self.height = width, height
-        self.pixels_per_metre = min(width / (high[0] - low[0]), height / (high[1] - low[1]))
-        self._centre = (np.asarray(low, float) + high) / 2
-
-    def pixels(self, points):
-        """float [..., 2], metres in the scene's frame to pixels from the top left corner."""
-        offset = (np.asarray(points, float) - self._centre) * (self.pixels_per_metre, -self.pixels_per_metre)
-        return offset + (self.width / 2, self.height / 2)
 
 
 def view(raw):
@@ -108,11 +79,60 @@ def _extent(segments):
     return (segments[:, :2] - reach).min(0), (segments[:, :2] + reach).max(0)
 
 
+class History:
+    """What a picture shows of the past of one world's episode, as far as somebody looked.
+
+    Args:
+        steps: how many looks back the trails go; None: to the beginning.
+
+    Attributes:
+        places: list of float32 [N, 2], where the agents were, oldest first, the last look included.
+        parked: bool [N], see `parked_agents`.
+        crashes: float32 [k, 2]: where agents collided that are gone since.
+    """
+
+    def __init__(self, steps=25):
+        self._length = None if steps is None else steps + 1
+        self.places, self._left = [], 0
+
+    def look(self, raw):
+        """Takes note of a world's state, `WORLD_ARRAYS` of `Drive.raw`.  More than once for a state does no harm.
+
+        An episode is taken for a new one when its steps remaining did not fall, or fell by more than `LONGEST_GAP`.
+        """
+        places, left = raw["absolute_self_observation"][:, :2], int(raw["steps_remaining"][0])
+        if self.places and left == self._left and np.array_equal(places, self.places[-1]):
+            return
+        if not self.places or not 0 < self._left - left <= LONGEST_GAP or len(places) != len(self.places[-1]):
+            self._begin(raw)
+        self.places.append(places)
+        if self._length is not None:
+            del self.places[:-self._length]
+        self._left = left
+        self._find_crashes(places, raw["info"])
+
+    def _begin(self, raw):
+        self.places, self.parked = [], parked_agents(raw)
+        self._last = np.zeros((len(self.parked), 2), np.float32)  # where each agent was seen last
+        self._collided = np.zeros(len(self.parked), bool)  # and whether it had collided there
+
+    def _find_crashes(self, places, info):
+        here = places[:, X] > AWAY
+        self._last[here] = places[here]
+        self._collided[here] = info[here, HIT].any(1) & (info[here, REACHED] == 0)
+        self.crashes = self._last[~here & self._collided]
+
+    def trail(self, i):
+        """float32 [k, 2], where agent i was, oldest first."""
+        path = np.array([places[i] for places in self.places], np.float32)
+        return path[path[:, X] > AWAY]
+
+
 class Renderer:
     """Draws one world, frame after frame; what never changes (roads, bars) is drawn once.
 
     Args:
-        raw: of `fastvec.drive.Drive.raw`, at the beginning of an episode: the camera and who is parked come from it.
+        raw: `WORLD_ARRAYS` of `fastvec.drive.Drive.raw`, best at the beginning of an episode: the camera comes from it.
         title: what stands above, on the left.
         width: of the frames, in pixels.
         height: of the frames; by default what the scene needs, its map between 0.3 and 1 times the width.
@@ -128,166 +148,222 @@ class Renderer:
             aspect = (high[1] - low[1]) / (high[0] - low[0])
             height = round(width * min(max(aspect, 0.3), 1.0)) + TITLE_HEIGHT + LEGEND_HEIGHT
         self.width, self.height = width, height
-        self._title, self._scale = title, supersample
         map_height = height - TITLE_HEIGHT - LEGEND_HEIGHT
-        self._camera = Camera(low, high, width * supersample, map_height * supersample)
-        self._parked = parked_agents(raw)
-        self._background = self._draw_roads(raw["map_observation"])
-        self._bars = self._draw_bars()
+        camera = Camera(low, high, width * supersample, map_height * supersample)
+        self._sheet = Sheet(width, height, title, camera.pixels_per_metre / supersample, raw["info"][:, KIND])
+        self._map = Canvas(camera, supersample)
+        self._map.roads(raw["map_observation"])
 
     def pixel(self, x, y):
         """(row, column) of a frame at a position, in metres; whole numbers, perhaps outside of the frame."""
-        column, row = self._camera.pixels((x, y)) / self._scale
-        return int(row) + TITLE_HEIGHT, int(column)
+        return _pixel(self._map, x, y)
 
-    def frame(self, raw, past=(), caption=""):
+    def frame(self, raw, history, caption=""):
         """One frame.
 
         Args:
-            raw: of `Drive.raw`, the same scene as at first.
-            past: float [k, N, 2], where the agents were, oldest first; drawn as the trails of driven ones.
+            raw: `WORLD_ARRAYS` of `Drive.raw`, the same scene as at first.
+            history: a `History` of this world that has looked at `raw`: trails of driven agents come from it, and
+                crosses where agents vanished in a collision.
             caption: what stands above, on the right.
 
         Returns:
             uint8 [height, width, 3], RGB.
         """
-        canvas = self._background.copy()
-        draw = ImageDraw.Draw(canvas)
-        self._draw_goals(draw, raw)
-        self._draw_trails(draw, raw, past)
-        self._draw_agents(draw, raw)
-        frame = self._bars.copy()
-        frame.paste(canvas.reduce(self._scale), (0, TITLE_HEIGHT))
-        if caption:
-            ImageDraw.Draw(frame).text((self.width - 12, TITLE_HEIGHT / 2), caption, FAINT_INK, _font(13), anchor="rm")
-        return np.array(frame)
-
-    # ---- what never changes ------------------------------------------------------------------------------------------
-
-    def _draw_roads(self, segments):
-        image = Image.new("RGB", (self._camera.width, self._camera.height), GROUND)
-        draw = ImageDraw.Draw(image)
-        kind, metre = segments[:, TYPE], self._camera.pixels_per_metre
-        thin = max(0.25 * metre, 0.9 * self._scale)
-        self._strokes(draw, segments[kind == LANE], ASPHALT, LANE_WIDTH * metre)
-        self._crosswalks(draw, segments[kind == CROSSWALK])
-        for bump in self._corners(segments[kind == BUMP]):
-            draw.polygon(bump, BUMP_PAINT)
-        lines = segments[kind == LINE]
-        yellow = np.isin(lines[:, MAP_TYPE], YELLOW_LINES)
-        self._strokes(draw, lines[~yellow], WHITE_PAINT, thin)
-        self._strokes(draw, lines[yellow], YELLOW_PAINT, thin)
-        self._strokes(draw, segments[kind == EDGE], KERB, 1.4 * thin)
-        for x, y in self._camera.pixels(segments[kind == STOP_SIGN][:, :2]):
-            _disc(draw, x, y, max(0.9 * metre, 2.4 * self._scale), STOP_PAINT, WHITE_PAINT, 0.7 * self._scale)
-        return image
-
-    def _strokes(self, draw, segments, colour, width):
-        """Segments as thick lines with round ends, so that consecutive ones join."""
-        along = np.stack([np.cos(segments[:, HEADING]), np.sin(segments[:, HEADING])], 1) * segments[:, HALF_LENGTH, None]
-        starts, ends = (self._camera.pixels(segments[:, :2] + side * along) for side in (-1, 1))
-        for start, end in zip(starts, ends):
-            draw.line((*start, *end), colour, max(1, round(width)))
-            _disc(draw, *start, width / 2, colour)
-            _disc(draw, *end, width / 2, colour)
-
-    def _crosswalks(self, draw, boxes):
-        """Stripes across the way of those who walk."""
-        for box in boxes:
-            count = max(1, round(box[HALF_LENGTH]))
-            offsets = (np.arange(count) + 0.5) / count * 2 - 1
-            along = np.array([np.cos(box[HEADING]), np.sin(box[HEADING])]) * box[HALF_LENGTH]
-            stripes = np.repeat(box[None], count, 0)
-            stripes[:, :2] += offsets[:, None] * along
-            stripes[:, HALF_LENGTH] = 0.25 * 2 * box[HALF_LENGTH] / count
-            for stripe in self._corners(stripes):
-                draw.polygon(stripe, WHITE_PAINT)
-
-    def _corners(self, boxes):
-        return _corners(self._camera, boxes[:, :2], boxes[:, HEADING], boxes[:, HALF_LENGTH], boxes[:, HALF_WIDTH])
-
-    def _draw_bars(self):
-        image = Image.new("RGB", (self.width, self.height), BAR)
-        draw = ImageDraw.Draw(image)
-        draw.text((12, TITLE_HEIGHT / 2), self._title, INK, _font(15), anchor="lm")
-        middle, x = self.height - LEGEND_HEIGHT / 2, 12
-        for name, (fill, outline) in STATES.items():
-            draw.rounded_rectangle((x, middle - 4, x + 14, middle + 3), 2, fill, outline)
-            draw.text((x + 19, middle), name, FAINT_INK, _font(12), anchor="lm")
-            x += 19 + draw.textlength(name, _font(12)) + 14
-        draw.ellipse((x, middle - 5, x + 9, middle + 4), None, OPEN_GOAL, 2)
-        draw.text((x + 14, middle), "goal", FAINT_INK, _font(12), anchor="lm")
-        self._draw_ruler(draw, middle, x + 50)
-        return image
-
-    def _draw_ruler(self, draw, middle, left):
-        """A scale, if there is room for it to the right of `left`."""
-        metres = 20
-        right, length = self.width - 12, metres * self._camera.pixels_per_metre / self._scale
-        if right - length - 45 < left:
-            return
-        draw.line((right - length, middle + 4, right, middle + 4), FAINT_INK, 1)
-        for x in (right - length, right):
-            draw.line((x, middle + 1, x, middle + 4), FAINT_INK, 1)
-        draw.text((right - length - 6, middle), f"{metres} m", FAINT_INK, _font(12), anchor="rm")
-
-    # ---- what moves --------------------------------------------------------------------------------------------------
-
-    def _draw_goals(self, draw, raw):
-        controlled = raw["controlled_state"] > 0
-        radius = max(1.6 * self._camera.pixels_per_metre, 3.6 * self._scale)
-        goals = self._camera.pixels(raw["absolute_self_observation"][:, GOAL])
-        for (x, y), reached in zip(goals[controlled], raw["info"][controlled, REACHED]):
-            colour = REACHED_GOAL if reached else OPEN_GOAL
-            _disc(draw, x, y, radius, None, colour, 1.5 * self._scale)
-            _disc(draw, x, y, radius * 0.4, colour if reached else None)
-
-    def _draw_trails(self, draw, raw, past):
-        if not len(past):
-            return
-        path = np.concatenate([np.asarray(past), raw["absolute_self_observation"][None, :, :2]])
-        pixels = self._camera.pixels(path)
-        for i in np.flatnonzero(raw["controlled_state"] > 0):
-            points = [tuple(p) for p in pixels[path[:, i, X] > AWAY, i]]
-            third = -(-len(points) // len(TRAIL))
-            for k, colour in enumerate(TRAIL):
-                part = points[k * third:(k + 1) * third + 1]
-                if len(part) > 1:
-                    draw.line(part, colour, round(1.6 * self._scale), joint="curve")
-
-    def _draw_agents(self, draw, raw):
-        agents = raw["absolute_self_observation"].astype(float)
-        larger = np.maximum(1, LEAST_LENGTH * self._scale / (agents[:, LENGTH] * self._camera.pixels_per_metre))
-        half_length, half_width = agents[:, LENGTH] * larger / 2, agents[:, WIDTH] * larger / 2
-        ahead = np.stack([np.cos(agents[:, YAW]), np.sin(agents[:, YAW])], 1)
-        bodies = _corners(self._camera, agents[:, :2], agents[:, YAW], half_length, half_width)
-        windscreens = _corners(self._camera, agents[:, :2] + ahead * half_length[:, None] * 0.3, agents[:, YAW],
-                               half_length * 0.16, half_width * 0.72)
-        state_of = states(raw, self._parked)
-        for state in ("parked", "log", "at goal", "driven", "collided"):
-            fill, outline = STATES[state]
-            for i in (i for i, s in enumerate(state_of) if s == state):
-                draw.polygon(bodies[i], fill, outline, self._scale)
-                draw.polygon(windscreens[i], outline)
+        canvas, agents, driven = self._map.copy(), raw["absolute_self_observation"], np.flatnonzero(raw["controlled_state"] > 0)
+        for i in driven:
+            canvas.goal(agents[i, GOAL], raw["info"][i, REACHED])
+        for i in driven:
+            canvas.trail(history.trail(i))
+        for place in history.crashes:
+            canvas.cross(place)
+        here = agents[:, X] > AWAY
+        boxes = np.column_stack([agents[:, [0, 1, YAW, LENGTH, WIDTH]], raw["info"][:, KIND]]).astype(float)
+        canvas.agents(boxes[here], [state for state, present in zip(states(raw, history.parked), here) if present])
+        return self._sheet.around(canvas, caption)
 
 
-def _corners(camera, centres, headings, half_lengths, half_widths):
-    """The four corners of every box, in pixels, as the flat lists that Pillow draws fastest."""
-    along = np.stack([np.cos(headings), np.sin(headings)], 1)
-    across = np.stack([-along[:, 1], along[:, 0]], 1)
-    along, across = along * np.asarray(half_lengths)[:, None], across * np.asarray(half_widths)[:, None]
-    corners = np.stack([along + across, along - across, -along - across, -along + across], 1) + np.asarray(centres)[:, None]
-    return camera.pixels(corners).reshape(-1, 8).tolist()
+class AgentRenderer:
+    """Draws what one agent observes: itself in the middle, pointing up, its goal, and the partners and road points of its
+    observation, and no others.  Roads are drawn as in `Renderer`, with a dot on every point.
+
+    Colours tell a partner's state, and trails where driven ones were: these two the agent does not observe.
+
+    Args:
+        raw: `WORLD_ARRAYS` of `fastvec.drive.Drive.raw`; see `Renderer`.
+        radius: metres the agent sees; drawn as a circle, unless it is beyond the whole map.
+        title, width, height, supersample: see `Renderer`; by default the map is a square.
+
+    Attributes:
+        width, height: of the frames, in pixels.
+    """
+
+    def __init__(self, raw, radius, title="", *, width=640, height=None, supersample=3):
+        self.width, self.height = width, height or width + TITLE_HEIGHT + LEGEND_HEIGHT
+        self._radius = radius
+        extent = _extent(raw["map_observation"])
+        # Nothing to see is farther off than the map is wide; so large radii do not make small pictures.
+        self._reach = radius if extent is None else min(radius, max(LEAST_SPAN / 2, float(np.hypot(*(extent[1] - extent[0])))))
+        edge = max(1.04 * self._reach, LEAST_EDGE)
+        map_height = self.height - TITLE_HEIGHT - LEGEND_HEIGHT
+        camera = Camera((-edge, -edge), (edge, edge), width * supersample, map_height * supersample)
+        self._sheet = Sheet(width, self.height, title, camera.pixels_per_metre / supersample, raw["info"][:, KIND])
+        self._map = Canvas(camera, supersample)
+        if self._reach == radius:
+            self._map.image.paste(BEYOND, (0, 0, camera.width, camera.height))
+            self._map.disc(camera.width / 2, camera.height / 2, radius * camera.pixels_per_metre, GROUND)
+
+    def pixel(self, x, y):
+        """(row, column) of a frame at a position in the agent's frame: x ahead, y to its left, in metres."""
+        return _pixel(self._map, -y, x)
+
+    def frame(self, raw, slot, history, caption=""):
+        """One frame.
+
+        Args:
+            raw: `WORLD_ARRAYS` and `AGENT_ARRAYS` of `Drive.raw`, the same scene as at first.
+            slot: of the agent, 0 <= slot < N.
+            history: a `History` of this world that has looked at `raw`.
+            caption: what stands above, on the right.
+
+        Returns:
+            uint8 [height, width, 3], RGB.
+        """
+        canvas = self._map.copy()
+        roads = raw["agent_roadmap"][slot].astype(float)
+        roads = _turned(roads[roads[:, TYPE] > 0], HEADING)
+        canvas.roads(roads)
+        canvas.points(roads[:, :2])
+        if self._reach == self._radius:
+            camera = canvas.camera
+            canvas.disc(camera.width / 2, camera.height / 2, self._radius * camera.pixels_per_metre, None, FAINT_INK, canvas.scale)
+        self._draw_goal(canvas, raw, slot)
+        partners = raw["partner_observations"][slot]
+        partners = partners[partners[:, PARTNER_TYPE] > 0].astype(float)
+        slots = _slots(raw, partners[:, PARTNER_ID])
+        self._draw_trails(canvas, raw, (*slots, slot), slot, history)
+        ego = [0, 0, 0, *raw["self_observation"][slot, SELF_SIZE], raw["info"][slot, KIND]]
+        boxes = np.column_stack([partners[:, columns] for columns in (PARTNER_PLACE, PARTNER_HEADING, PARTNER_SIZE, PARTNER_TYPE)])
+        state_of = states(raw, history.parked)
+        canvas.agents(_turned(np.vstack([boxes, ego]), 2), [state_of[i] for i in (*slots, slot)], ego=len(slots))
+        return self._sheet.around(canvas, caption)
+
+    def _draw_goal(self, canvas, raw, slot):
+        x, y = raw["self_observation"][slot, SELF_GOAL]
+        distance = float(np.hypot(x, y))
+        if distance <= self._reach:
+            canvas.goal((-y, x), raw["info"][slot, REACHED])
+        else:
+            canvas.goal_arrow(np.array([-y, x]) * (self._reach / distance))
+
+    def _draw_trails(self, canvas, raw, seen, slot, history):
+        x, y, yaw = raw["absolute_self_observation"][slot, [0, 1, YAW]]
+        right, ahead = np.array([np.sin(yaw), -np.cos(yaw)]), np.array([np.cos(yaw), np.sin(yaw)])
+        for i in seen:
+            if raw["controlled_state"][i]:
+                path = history.trail(i) - (x, y)
+                path = path[np.hypot(*path.T) <= self._reach]
+                canvas.trail(np.column_stack([path @ right, path @ ahead]))
 
 
-def _disc(draw, x, y, radius, fill, outline=None, width=1):
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill, outline, max(1, round(width)))
+def _pixel(canvas, x, y):
+    column, row = canvas.camera.pixels((x, y)) / canvas.scale
+    return int(row) + TITLE_HEIGHT, int(column)
 
 
-_fonts = {}
+def _turned(rows, heading):
+    """Rows that begin with x, y in an agent's frame, turned so that ahead is up."""
+    rows = rows.copy()
+    rows[:, 0], rows[:, 1] = -rows[:, 1], rows[:, 0].copy()
+    rows[:, heading] += np.pi / 2
+    return rows
 
 
-def _font(size):
-    if size not in _fonts:
-        _fonts[size] = ImageFont.load_default(size)
-    return _fonts[size]
+def _slots(raw, ids):
+    """The slots of agents with these ids."""
+    slot_of = {number: i for i, number in enumerate(raw["absolute_self_observation"][:, ID].tolist())}
+    return [slot_of[number] for number in ids.tolist()]
+
+
+class Viewer:
+    """Draws the worlds of a `Drive` whenever somebody asks, and keeps their history from one time to the next.
+
+    Args:
+        trail_steps: how many frames of an episode the trails go back; None: to its beginning.
+    """
+
+    def __init__(self, trail_steps=25):
+        self._trail_steps, self._histories, self._renderers = trail_steps, {}, {}
+
+    def frame(self, drive, world, agent, scene, width, height):
+        """One frame.
+
+        Args:
+            drive: a `fastvec.drive.Drive`.
+            world: its index.
+            agent: None for the world seen from above, or the index of a row of this world: what that agent observes.
+            scene: path of the scene that the world hosts.
+            width, height: in pixels; height may be None, see `Renderer` and `AgentRenderer`.
+
+        Returns:
+            uint8 [height, width, 3], RGB.
+
+        Raises:
+            IndexError: there is no such world or agent.
+            ValueError: the frame would be too small.
+        """
+        _check_size("width", width)
+        if height is not None:
+            _check_size("height", height)
+        raw = drive.raw(world, WORLD_ARRAYS if agent is None else WORLD_ARRAYS + AGENT_ARRAYS)
+        slot = None if agent is None else _slot(raw, world, agent)
+        history = self._histories.setdefault(world, History(self._trail_steps))
+        history.look(raw)
+        step = drive.config.episode_len - int(raw["steps_remaining"][0])
+        if slot is None:
+            renderer = self._kept((scene, width, height), lambda: Renderer(raw, _title(scene), width=width, height=height))
+            return renderer.frame(raw, history, _caption(raw, step))
+        renderer = self._kept((scene, width, height, agent), lambda: AgentRenderer(
+            raw, drive.config.obs_radius, f"agent {agent} of {_title(scene)}", width=width, height=height))
+        return renderer.frame(raw, slot, history, _agent_caption(raw, slot, step))
+
+    def _kept(self, key, make):
+        """What `make` returned for this key, kept until others were asked for."""
+        renderer = self._renderers.pop(key, None) or make()
+        while len(self._renderers) >= MAPS_KEPT:
+            del self._renderers[next(iter(self._renderers))]
+        self._renderers[key] = renderer
+        return renderer
+
+
+def _check_size(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < LEAST_SIZE:
+        raise ValueError(f"{name} is {value!r}: expected a whole number of pixels of at least {LEAST_SIZE}")
+
+
+def _slot(raw, world, agent):
+    """Where the world's row number `agent` is among its agents."""
+    rows = np.flatnonzero(raw["controlled_state"] > 0)
+    if isinstance(agent, bool) or not isinstance(agent, (int, np.integer)) or not 0 <= agent < len(rows):
+        raise IndexError(f"agent is {agent!r}: expected None, or 0 <= agent < {len(rows)}, a controlled agent of world {world}")
+    return rows[agent]
+
+
+def _title(scene):
+    """A scene's name as one reads it: gen_two_lane_s0.json.gz is "two lane s0"."""
+    name = Path(scene).name.split(".json")[0]
+    return name.removeprefix("gen_").replace("_", " ")
+
+
+def _caption(raw, step):
+    driven = raw["controlled_state"] > 0
+    goals = (raw["info"][driven, REACHED] > 0).sum()
+    return f"step {step}   {step * SECONDS_PER_STEP:.1f} s   goals {goals}/{driven.sum()}"
+
+
+def _agent_caption(raw, slot, step):
+    if raw["done"][slot]:
+        return f"step {step}   done"
+    ego, partners, roads = raw["self_observation"][slot], raw["partner_observations"][slot], raw["agent_roadmap"][slot]
+    seen = f"sees {(partners[:, PARTNER_TYPE] > 0).sum()} agents, {(roads[:, TYPE] > 0).sum()} road points"
+    return f"step {step}   {ego[SPEED]:.1f} m/s   goal {np.hypot(*ego[SELF_GOAL]):.0f} m   {seen}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-for module in ("torch", "rich", "PIL"):
+for module in ("torch", "rich", "PIL", "imageio"):
     pytest.importorskip(module, reason=f"fastvec demo needs {module}: pip install 'fastvec[demo]'")
 
 from PIL import Image
@@ -22,7 +22,8 @@ INTERRUPTED = 130
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
 
 
 def demo(*args, **kwargs):
@@ -106,6 +107,16 @@ def test_png_and_random_policy(tmp_path):
         assert picture.format == "PNG" and len(picture.getcolors(1 << 20)) > 10
 
 
+def test_mp4(tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg: pip install 'fastvec[render]'")
+    import imageio.v3 as imageio
+
+    result = demo("--scenes", PARKING, "--worlds", 1, "--steps", 5, "--output", tmp_path / "episode.mp4")
+    assert result.returncode == 0, result.stderr
+    video = imageio.imread(tmp_path / "episode.mp4", plugin="FFMPEG")
+    assert f"({len(video)} frames" in result.stdout and (video[0] != video[-1]).any()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_terminal_gets_a_live_display(tmp_path):
     import pty
@@ -143,7 +154,7 @@ def test_interrupt_ends_with_the_summary(tmp_path):
     (["--scenes", "{tmp}/none"], "{tmp}/none: no such file or folder"),
     (["--scenes", "{tmp}"], "{tmp}: the folder holds no .json"),
     (["--scenes", "{tmp}/broken/a.json"], "a.json: the file is empty"),
-    (["--output", "demo.jpg"], "give a name that ends in .gif or .png"),
+    (["--output", "demo.jpg"], "give a name that ends in .gif, .mp4 or .png"),
     (["--output", "{tmp}/none/demo.gif"], "there is no folder {tmp}/none"),
     (["--workers", "none"], "give a whole number of at least 1, or 'auto'"),
     (["--worlds", "0"], "give a whole number of at least 1"),
@@ -159,9 +170,19 @@ def test_bad_arguments(args, message, tmp_path):
     assert message.format(tmp=tmp_path) in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("module, package", [("torch", "torch"), ("rich", "rich"), ("PIL", "pillow")])
+@pytest.mark.parametrize("module, package", [("torch", "torch"), ("rich", "rich"), ("PIL", "pillow"), ("imageio", "imageio")])
 def test_missing_package_is_named(module, package):
-    script = f"import sys; sys.modules[{module!r}] = None; from fastvec.cli import main; sys.exit(main(['demo']))"
+    result = demo_without(module)
+    assert package in result.stderr and "pip install 'fastvec[demo]'" in result.stderr
+
+
+def test_mp4_without_its_package_is_refused_at_once():
+    result = demo_without("imageio_ffmpeg", "--output", "a.mp4")
+    assert "imageio-ffmpeg" in result.stderr and "pip install 'fastvec[render]'" in result.stderr
+
+
+def demo_without(module, *args):
+    script = f"import sys; sys.modules[{module!r}] = None; from fastvec.cli import main; sys.exit(main({['demo', *args]}))"
     result = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert package in result.stderr and "pip install 'fastvec[demo]'" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    return result
