@@ -5,9 +5,10 @@ import functools
 import os
 import warnings
 
-from fastvec.drive import raw, scenes as scene_files
+from fastvec.drive import scenes as scene_files
 from fastvec.drive.config import DriveConfig
 from fastvec.drive.dealing import check_count, deal
+from fastvec.drive.tensors import Sim, world_arrays
 from fastvec.spaces import Spec
 from fastvec_c.drive.env import Worlds
 from fastvec_c.drive.scene import Scene
@@ -55,6 +56,7 @@ class Drive:
             vy, vz, wx, wy, wz (state).
         num_agents: rows.
         num_worlds: worlds.
+        sim: GPUDrive's tensors of the worlds, as a `fastvec.drive.tensors.Sim`.
 
     Raises:
         SceneError: a scene is missing, broken, or has nobody to control.
@@ -81,6 +83,7 @@ class Drive:
         self.observation_space, self.action_space = spaces(self.config)
         self.num_agents = self._worlds.num_agents
         self.num_worlds = worlds
+        self.sim = Sim(self._worlds)
 
     def _load(self, file, deleted=frozenset()):
         return _scene(file, _modified(file), self.config, deleted)
@@ -101,23 +104,25 @@ class Drive:
         return {"episodes": episodes} if episodes else {}
 
     def raw(self, world, names=None):
-        """One world now, in the layout of GPUDrive's tensors; computed for the call, so not for every step.
+        """One world now, in the layout of GPUDrive's tensors, without their padding; computed for the call.
 
         Args:
             world: its index in this env.
-            names: which arrays; all of them by default.
+            names: which arrays; by default all but lidar and bev_observation, which take long.
 
         Returns:
-            dict of arrays over the world's N agents and R road segments: self_observation float32 (N, 8),
-            absolute_self_observation float32 (N, 14), partner_observations float32 (N, 63, 9), agent_roadmap float32
-            (N, 200, 9), map_observation float32 (R, 9), done int32 (N,), info int32 (N, 5), reward float32 (N,),
-            controlled_state int32 (N,), steps_remaining int32 (N,), shape int32 (2,), world_means float32 (3,).
+            dict of arrays over the world's N agents and R road segments; what they hold says `sim`.  float32: action
+            (N, 10), reward (N,), self_observation (N, 8), absolute_self_observation (N, 14), partner_observations
+            (N, 63, 9), agent_roadmap (N, 200, 9), map_observation (R, 9), expert_trajectory (N, 1456), world_means (3,),
+            lidar (N, 3, 50, 4), bev_observation (N, 200, 200).  int32: done (N,), info (N, 5), controlled_state (N,),
+            response_type (N,), steps_remaining (N,), metadata (N, 4), shape (2,), deleted_agents (ids).  str: map_name,
+            scenario_id, in full.
 
         Raises:
             IndexError: there is no such world.
             ValueError: there is no such array.
         """
-        return raw.tensors(self._worlds, world, self.config, names)
+        return world_arrays(self._worlds, world, names)
 
     def render(self, world=0, agent=None, *, width=640, height=640):
         """One world now, in colours; trails go back over the states of this episode that were rendered.

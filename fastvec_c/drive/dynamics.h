@@ -103,6 +103,13 @@ static inline void drive_follow_log(drive_world *world, int32_t i, int32_t log_i
     drive_set_velocity(world, i, point->vx, point->vy);
 }
 
+/* DRIVE_ACTION floats that say nothing: zeros, but for the height under state dynamics. */
+static inline void drive_empty_action(int32_t dynamics, float *out)
+{
+    __builtin_memset(out, 0, DRIVE_ACTION * sizeof *out);
+    if (dynamics == DRIVE_STATE) out[2] = 1;
+}
+
 /* What takes an agent from point t of its log to point t + 1 under the bicycle model, as GPUDrive infers it: by the
  * change of speed, and turning towards the next velocity, not towards the next heading. */
 static inline void drive_invert_bicycle(const drive_log_point *now, const drive_log_point *next, float *out)
@@ -126,11 +133,11 @@ static inline void drive_invert_delta_local(const drive_log_point *now, const dr
 }
 
 /* The action that GPUDrive infers from point t of an agent's log, `inferred_actions` of its expert_trajectory:
- * DRIVE_ACTION floats.  Zeros under classic and state dynamics, and at the last point. */
+ * DRIVE_ACTION floats.  An empty one under classic and state dynamics, and at the last point. */
 static inline void drive_infer_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
 {
     const drive_log_point *now = &scene->log[i * DRIVE_STEPS + t];
-    __builtin_memset(out, 0, DRIVE_ACTION * sizeof *out);
+    drive_empty_action(dynamics, out);
     if (t + 1 >= DRIVE_STEPS) return;
     if (dynamics == DRIVE_BICYCLE) drive_invert_bicycle(now, now + 1, out);
     else if (dynamics == DRIVE_DELTA_LOCAL) drive_invert_delta_local(now, now + 1, out);

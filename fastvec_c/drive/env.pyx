@@ -300,21 +300,6 @@ cdef class Worlds:
         """The `Scene` that a world hosts now."""
         return self.scenes[self.env.scene_of[self._checked(world)]]
 
-    def state(self, int world):
-        """Copies of one world's agents, by slot: dict of float32 and uint8 arrays, and `step`."""
-        cdef drive_world *w = &self.env.worlds[self._checked(world)]
-        cdef const drive_scene *s = w.scene
-        cdef Py_ssize_t n = s.num_agents
-        floats = dict(x=<float[:n]>w.x, y=<float[:n]>w.y, yaw=<float[:n]>w.yaw, speed=<float[:n]>w.speed, reward=<float[:n]>w.reward,
-                      vx=<float[:n]>w.vx, vy=<float[:n]>w.vy,
-                      length=<float[:n]><float *>s.length, width=<float[:n]><float *>s.width, height=<float[:n]><float *>s.height,
-                      id=<float[:n]><float *>s.id, goal_x=<float[:n]><float *>s.goal_x, goal_y=<float[:n]><float *>s.goal_y)
-        flags = dict(done=<uint8_t[:n]>w.done, reached=<uint8_t[:n]>w.reached, away=<uint8_t[:n]>w.away,
-                     collided=<uint8_t[:n]>w.collided, hit_road=<uint8_t[:n]>w.hit_road, hit_vehicle=<uint8_t[:n]>w.hit_vehicle,
-                     hit_other=<uint8_t[:n]>w.hit_other, type=<uint8_t[:n]><uint8_t *>s.type,
-                     is_controlled=<uint8_t[:n]><uint8_t *>s.is_controlled, is_static=<uint8_t[:n]><uint8_t *>s.is_static)
-        return dict({k: np.array(v) for k, v in {**floats, **flags}.items()}, step=w.step)
-
     def _checked(self, world):
         if not 0 <= world < self.env.num_worlds:
             raise IndexError(f"world is {world}: expected 0 <= world < {self.env.num_worlds}")

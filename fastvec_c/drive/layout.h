@@ -23,7 +23,9 @@ enum {
     DRIVE_LIDAR = 50,        /* beams of each of the three kinds */
     DRIVE_LIDAR_SAMPLE = 4,
     DRIVE_BEV = 200,         /* cells of a bird's-eye grid either way */
-    DRIVE_ACTION = 10        /* floats of the longest action (state dynamics) */
+    DRIVE_ACTION = 10,       /* floats of the longest action (state dynamics) */
+    DRIVE_MAP = 9,           /* floats of a road segment in map_observation */
+    DRIVE_NAME = 32          /* characters kept of a scene's names */
 };
 
 enum {
@@ -72,10 +74,13 @@ typedef struct drive_log_point {
 
 typedef struct drive_scene {
     int32_t num_agents, num_controlled, num_segments, num_obstacles;
+    int32_t num_lines, num_signs;
     float mean_x, mean_y;
+    const float *map_observation; /* [num_segments][DRIVE_MAP]: x, y, half length, half width, half height, heading, type, road id, map type */
     drive_segment *segments;
     drive_grid segments_near;   /* per cell: the segments that an observer in it may see */
-    drive_box *obstacles;       /* road edges and stop signs */
+    drive_box *boxes;           /* [num_segments]: lines, lanes, crosswalks and bumps; then stop signs; then road edges */
+    const drive_box *obstacles; /* those of boxes that agents may hit: stop signs and road edges */
     drive_grid obstacles_near;  /* per cell: the obstacles that an agent in it may touch */
     drive_log_point *log;       /* [num_agents][DRIVE_STEPS] */
     int32_t controlled[DRIVE_AGENTS]; /* slots of the controlled agents, ascending */
@@ -84,6 +89,8 @@ typedef struct drive_scene {
     float goal_x[DRIVE_AGENTS], goal_y[DRIVE_AGENTS];
     int32_t metadata[DRIVE_AGENTS][4]; /* is the self-driving car, of interest, to be predicted; difficulty */
     float seen_length[DRIVE_AGENTS], seen_width[DRIVE_AGENTS]; /* as observations show them */
+    int32_t map_name[DRIVE_NAME], scenario_id[DRIVE_NAME]; /* the first bytes of the texts, zeros after them */
+    int32_t deleted[DRIVE_AGENTS]; /* ids of objects that were left out, then -1 */
 } drive_scene;
 
 /* One discrete or continuous action, ready to be applied. */
@@ -120,7 +127,7 @@ typedef struct drive_world {
     int32_t live;                /* controlled agents still in the episode */
     float x[DRIVE_AGENTS], y[DRIVE_AGENTS], yaw[DRIVE_AGENTS], cos[DRIVE_AGENTS], sin[DRIVE_AGENTS];
     float vx[DRIVE_AGENTS], vy[DRIVE_AGENTS], speed[DRIVE_AGENTS];
-    float action[DRIVE_AGENTS][DRIVE_ACTION];    /* the last one; zeros before the first */
+    float action[DRIVE_AGENTS][DRIVE_ACTION];    /* the last one; an empty one before the first */
     float weights[DRIVE_AGENTS][DRIVE_WEIGHTS];  /* of collisions, goal, leaving the road */
     float reward[DRIVE_AGENTS];  /* 1 within the goal distance, else 0: GPUDrive's own reward */
     uint8_t done[DRIVE_AGENTS], reached[DRIVE_AGENTS], away[DRIVE_AGENTS], collided[DRIVE_AGENTS];

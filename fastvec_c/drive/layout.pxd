@@ -2,7 +2,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "drive/layout.h" nogil:
     enum:
-        DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ACTION, DRIVE_WEIGHTS
+        DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ACTION, DRIVE_WEIGHTS, DRIVE_MAP, DRIVE_NAME
         DRIVE_EGO, DRIVE_PARTNERS, DRIVE_PARTNER, DRIVE_ROADS, DRIVE_ROAD, DRIVE_ROW, DRIVE_LIDAR, DRIVE_LIDAR_SAMPLE, DRIVE_BEV
         DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN
         DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
@@ -32,11 +32,13 @@ cdef extern from "drive/layout.h" nogil:
         int32_t valid
 
     ctypedef struct drive_scene:
-        int32_t num_agents, num_controlled, num_segments, num_obstacles
+        int32_t num_agents, num_controlled, num_segments, num_obstacles, num_lines, num_signs
         float mean_x, mean_y
+        const float *map_observation
         drive_segment *segments
         drive_grid segments_near
-        drive_box *obstacles
+        drive_box *boxes
+        const drive_box *obstacles
         drive_grid obstacles_near
         drive_log_point *log
         int32_t[64] controlled
@@ -52,6 +54,9 @@ cdef extern from "drive/layout.h" nogil:
         int32_t[64][4] metadata
         float[64] seen_length
         float[64] seen_width
+        int32_t[32] map_name
+        int32_t[32] scenario_id
+        int32_t[64] deleted
 
     ctypedef struct drive_action:
         float[10] value

@@ -15,4 +15,5 @@ cdef class Scene:
     cdef bint _is_static(self, config, int32_t i)
     cdef bint _may_be_driven(self, config, int32_t i, bint is_there)
     cdef _add_segments(self, double radius, int32_t enough)
-    cdef _add_obstacles(self)
+    cdef _add_boxes(self)
+    cdef _add_names(self)

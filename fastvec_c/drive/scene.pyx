@@ -2,7 +2,7 @@
 import numpy as np
 
 from libc.math cimport atan2, floor, sqrtf
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from fastvec_c.drive.layout cimport *
@@ -224,8 +224,11 @@ cdef class Scene:
         self.map_observation = road_boxes(raw.points, raw.road_starts, raw.road_types, raw.road_ids, raw.road_map_types,
                                           self.data.mean_x, self.data.mean_y, config.polyline_reduction_threshold)
         self.map_observation.flags.writeable = False
+        cdef const float[:, ::1] roads = self.map_observation
+        self.data.map_observation = &roads[0, 0] if len(self.map_observation) else NULL
         self._add_segments(config.obs_radius, 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS)
-        self._add_obstacles()
+        self._add_boxes()
+        self._add_names()
 
     cdef _add_agents(self, raw, config, deleted):
         cdef drive_scene *scene = &self.data
@@ -305,16 +308,19 @@ cdef class Scene:
         centres = np.ascontiguousarray(self.map_observation[:, :2])
         build_grid(&self.data.segments_near, centres, centres, radius / CELL_OF_RADIUS, radius, enough, self._keep, self.name)
 
-    cdef _add_obstacles(self):
+    cdef _add_boxes(self):
         kinds = self.map_observation[:, 6]
-        cdef const float[:, ::1] boxes = np.ascontiguousarray(self.map_observation[(kinds == DRIVE_EDGE) | (kinds == DRIVE_STOP_SIGN)])
+        rank = np.where(kinds == DRIVE_EDGE, 2, np.where(kinds == DRIVE_STOP_SIGN, 1, 0))
+        cdef const float[:, ::1] boxes = np.ascontiguousarray(self.map_observation[np.argsort(rank, kind="stable")])
         cdef Py_ssize_t n = boxes.shape[0], i
         array = np.zeros((max(n, 1), 8), np.float32)
         self._keep.append(array)
         cdef float[:, ::1] view = array
         cdef drive_box *box = <drive_box *>&view[0, 0]
-        self.data.obstacles = box
-        self.data.num_obstacles = <int32_t>n
+        self.data.boxes = box
+        self.data.num_lines, self.data.num_signs = np.count_nonzero(rank == 0), np.count_nonzero(rank == 1)
+        self.data.obstacles = box + self.data.num_lines
+        self.data.num_obstacles = <int32_t>n - self.data.num_lines
         extent = np.zeros((n, 2), np.float32)
         cdef float[:, ::1] half = extent
         for i in range(n):
@@ -327,8 +333,19 @@ cdef class Scene:
         cdef float reach = 0
         for i in range(self.data.num_agents):
             reach = max(reach, sqrtf(self.data.length[i] * self.data.length[i] + self.data.width[i] * self.data.width[i]) * 0.5 * DRIVE_AGENT_SCALE)
-        centres = np.asarray(boxes)[:, :2]
+        centres, extent = np.asarray(boxes)[self.data.num_lines:, :2], extent[self.data.num_lines:]
         build_grid(&self.data.obstacles_near, centres - extent, centres + extent, OBSTACLE_CELL, reach, 0, self._keep, self.name)
+
+    cdef _add_names(self):
+        cdef int32_t k, byte
+        for k, byte in enumerate(self.scene_name.encode()[:DRIVE_NAME]):
+            self.data.map_name[k] = byte
+        for k, byte in enumerate(self.scenario_id.encode()[:DRIVE_NAME]):
+            self.data.scenario_id[k] = byte
+        for k in range(DRIVE_AGENTS):
+            self.data.deleted[k] = -1
+        for k, deleted in enumerate(sorted(self.deleted)[:DRIVE_AGENTS]):
+            self.data.deleted[k] = <int32_t><uint32_t>(deleted & 0xFFFFFFFF)
 
     @property
     def num_agents(self):
@@ -337,8 +354,3 @@ cdef class Scene:
     @property
     def num_controlled(self):
         return self.data.num_controlled
-
-    @property
-    def world_means(self):
-        """float32 (3,): what was subtracted from every position."""
-        return np.array([self.data.mean_x, self.data.mean_y, 0], np.float32)

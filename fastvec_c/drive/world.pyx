@@ -11,6 +11,7 @@ cdef extern from "drive/collide.h" nogil:
 cdef extern from "drive/dynamics.h" nogil:
     void drive_prepare_action(drive_action *action)
     void drive_move(drive_world *world, int32_t i, int32_t dynamics, const drive_action *action)
+    void drive_empty_action(int32_t dynamics, float *out)
     void drive_expert_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
     void drive_follow_log(drive_world *world, int32_t i, int32_t log_index)
     void drive_send_away(drive_world *world, int32_t i)
@@ -31,6 +32,7 @@ cdef void world_reset(drive_world *world, const drive_scene *scene, const drive_
     memset(world.alive, 1, scene.num_controlled)
     for i in range(scene.num_agents):
         drive_follow_log(world, i, 0)
+        drive_empty_action(rules.dynamics, world.action[i])
         if scene.is_static[i]:
             world.vx[i] = world.vy[i] = world.speed[i] = 0
     set_weights(world, rules, random)

@@ -251,8 +251,8 @@ def test_bad_argument_is_named(kwargs, said):
 
 def test_raw_names_what_it_does_not_know():
     env = Drive(worlds=1)
-    with pytest.raises(ValueError, match="'lidar'"):
-        env.raw(0, ["lidar"])
+    with pytest.raises(ValueError, match="'radar'"):
+        env.raw(0, ["radar"])
     with pytest.raises(IndexError, match="world is 1: expected 0 <= world < 1"):
         env.raw(1)
 
