@@ -2,6 +2,7 @@
 # make test   the same, and run the tests
 # make debug  build with bounds checks, assertions and symbols, in place
 # make tsan   stress the handoff under ThreadSanitizer
+# make asan   test the drive world under AddressSanitizer, with bounds checks (two minutes; needs gcc)
 # make bench  all benchmarks, quickly
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 SCENES ?= shipped
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test debug tsan bench clean
+.PHONY: demo test debug tsan asan bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
@@ -23,8 +24,11 @@ debug: $(VENV)/.test
 tsan:
 	tests/stress/run.sh 50000 -fsanitize=thread
 
+asan: $(VENV)/.test
+	tests/asan.sh $(BIN)/python
+
 bench: $(VENV)/.test
-	for b in handoff syscalls memory vs_gymnasium oversubscribed drive; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory vs_gymnasium oversubscribed drive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info

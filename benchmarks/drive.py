@@ -1,56 +1,159 @@
-"""Steps of controlled agents per second in the drive world: random actions, observations written, resets included.
+"""The drive world's speed: random actions, observations of every controlled agent written, resets included.
 
-A step counts for every agent that its mask says is still driven.  By default the shipped scenes, in turn.
+A step counts for every agent that its mask says is still driven; a world step for every world.  Two mixes of 16 worlds:
+our own scenes in turn, and the Waymo-derived ones of ../shared/data (or FASTVEC_TEST_DATA) where those are.  Beside
+them what the real GPUDrive did there.  Then what a second worker brings, what the parts of a step cost in instructions
+(where valgrind is), and how near the writing of rows comes to memory bandwidth.
 """
+import os
 import sys
 import time
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 import fastvec
 import fastvec.drive
 from fastvec.autotune import random_actions
+from fastvec.drive import DriveConfig
 from fastvec.machine import usable_cpus
 
 import harness
+import instructions
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("FASTVEC_TEST_DATA", ROOT.parent / "shared" / "data"))
+WORLDS = 16
+CONFIG = DriveConfig(collision_behavior="ignore", reward_type="sparse_on_goal_achieved")
+LAYOUTS = {"float32": CONFIG}
+if "observation" in {field.name for field in fields(DriveConfig)}:
+    LAYOUTS["packed"] = replace(CONFIG, observation="packed")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Scenes that 16 worlds host in turn.
+
+    `gpudrive`: {which build: (controlled-agent steps, world steps)} per second of the real GPUDrive on these scenes: 16
+    worlds, raw step, CPU mode, two cores; measured in 2026-11 on a machine like ours, not in this run (see "What it
+    costs" in the shared reference, gpudrive.md).  Stripped: built without its unused bird's-eye grid and exports.
+    """
+
+    name: str
+    scenes: object
+    agents: int
+    gpudrive: dict
+    goal: tuple  # which of the two, and how many per second, two workers should do
+
+
+OURS = Mix("generated scenes", "shipped", 327, {"as shipped": (5_000, 247), "stripped": (26_500, 1_295)}, (0, 400_000))
+WAYMO = Mix("Waymo-derived scenes", DATA / "gpudrive" / "scenes", 52, {"as shipped": (890, 274), "stripped": (5_500, 1_690)}, (1, 25_000))
+UNITS = ("controlled-agent steps/s", "world steps/s")
 
 
 def main():
     p = harness.parser(__doc__)
-    p.add_argument("--scenes", default="shipped", help="a scene file or a folder of them (default: the shipped ones)")
-    p.add_argument("--worlds", type=int, nargs="+", help="in all (default: 4 16 64)")
-    p.add_argument("--workers", type=int, nargs="+", help="(default: 0, 1, 2, 4, ... usable CPUs)")
     args = p.parse_args()
     report = harness.Report("drive", args)
     repetitions, seconds = (2, 0.3) if args.quick else (7, 1.0)
-    for worlds in args.worlds or ((16,) if args.quick else (16, 4, 64)):
-        workers = [n for n in args.workers or up_to(int(usable_cpus())) if worlds % max(1, n) == 0]
-        rate(report, args.scenes, worlds, workers, repetitions, seconds)
+    mixes = [OURS]
+    if WAYMO.scenes.is_dir():
+        mixes.append(WAYMO)
+    else:
+        report.say(f"skipped: the Waymo-derived scenes, which may not be copied into this project, are not in {WAYMO.scenes}")
+    for mix in mixes:
+        rates(report, mix, repetitions, seconds)
+    if usable_cpus() >= 2:
+        for mix in mixes:
+            scaling(report, mix, repetitions, seconds)
+    else:
+        report.say("skipped: scaling, with one CPU")
+    parts(report, mixes, 100 if args.quick else 1000)
+    bandwidth(report, OURS, repetitions, seconds)
     report.finish()
 
 
-def up_to(cpus) -> list[int]:
-    """0, the powers of two, and all CPUs."""
-    return sorted({0, cpus, *(2**k for k in range(cpus.bit_length()) if 2**k <= cpus)})
+# ---- speed -------------------------------------------------------------------------------------------------------------
 
 
-def rate(report, scenes, worlds, workers, repetitions, seconds):
-    vecs = {n: fastvec.make(fastvec.drive.creator(scenes, worlds // max(1, n)), n, num_envs=max(1, n)) for n in workers}
+@dataclass(frozen=True)
+class Same:
+    """A creator whose envs all host the same worlds: an equal load for every worker."""
+
+    creator: object
+
+    def __call__(self, env_index=0, num_envs=1):
+        return self.creator()
+
+
+def pool(mix, workers, worlds, config=CONFIG, same=False):
+    """`worlds` in all; `same`: each worker hosts those that the first one does."""
+    envs = max(1, workers)
+    creator = fastvec.drive.creator(mix.scenes, worlds // envs, config)
+    return fastvec.make(Same(creator) if same else creator, workers, num_envs=envs)
+
+
+def rates(report, mix, repetitions, seconds):
+    """How many steps one and two workers do, in each layout of observations."""
+    workers = [n for n in (0, 1, 2) if n <= usable_cpus()]
+    vecs = {(layout, n): pool(mix, n, WORLDS, config) for layout, config in LAYOUTS.items() for n in workers}
     try:
-        agents = controlled(vecs[workers[0]])
-        sides = {n: partial(agent_steps_per_second, vec, seconds) for n, vec in vecs.items()}
-        measured = report.rounds.in_turn(sides, repetitions)
-        balances = {n: balance(vec) for n, vec in vecs.items()}
+        agents = controlled(vecs["float32", 0])
+        measured = {side: (agent_steps, harness.Sample(tuple(n * WORLDS for n in steps.values)))
+                    for side, (agent_steps, steps) in measure(report, vecs, repetitions, seconds).items()}
+        balances = {side: balance(vec) for side, vec in vecs.items()}
     finally:
-        for vec in vecs.values():
-            vec.close()
-    cores = {n: min(max(1, n), usable_cpus()) for n in workers}
-    rows = [[harness.workers(n), m, harness.Sample(tuple(x / cores[n] for x in m.values)), harness.ratio(m, measured[workers[0]]),
-             balances[n]]
-            for n, m in measured.items()]
-    report.table(f"{worlds} worlds, {agents} controlled agents: their steps per second",
-                 ["", "in all", "per core", f"times {harness.workers(workers[0])}", "balance"], rows)
+        close(vecs)
+    rows = [[f"fastvec, {layout}, {harness.workers(n)}", *measured[layout, n], *times_gpudrive(mix, measured[layout, n]), balances[layout, n]]
+            for layout, n in vecs]
+    rows += [[f"GPUDrive {build}, measured earlier", *theirs, None, None, None] for build, theirs in mix.gpudrive.items()]
+    report.table(f"{mix.name}: {WORLDS} worlds, {agents} controlled agents; times GPUDrive on 2 cores, in {UNITS[mix.goal[0]]}",
+                 ["", *UNITS, *(f"× {build}" for build in mix.gpudrive), "balance"], rows, brief=True)
+    if agents != mix.agents:
+        report.say(f"GPUDrive's figures are of {mix.agents} controlled agents, not {agents}: other scenes?")
+    if 2 in workers:
+        which, goal = mix.goal
+        ours = measured["float32", 2][which]
+        report.target(f"{goal:,} {UNITS[which]} with 2 workers on {mix.name}", ours.median >= goal, str(ours))
+        if "packed" in LAYOUTS:
+            gain = harness.ratio(measured["packed", 2][which], ours)
+            report.target(f"packed observations 1.5 times as fast on {mix.name}", gain.median >= 1.5, str(gain))
+
+
+def times_gpudrive(mix, measured):
+    """How many times as fast as each build of GPUDrive, Samples."""
+    which, _ = mix.goal
+    return [harness.Sample(tuple(v / theirs[which] for v in measured[which].values)) for theirs in mix.gpudrive.values()]
+
+
+def scaling(report, mix, repetitions, seconds):
+    """What a second worker brings: the same 16 worlds shared out, and twice the same 8."""
+    sides = {("16 worlds, shared out", 1): pool(mix, 1, 16), ("16 worlds, shared out", 2): pool(mix, 2, 16),
+             ("the same 8 worlds in each", 1): pool(mix, 1, 8), ("the same 8 worlds in each", 2): pool(mix, 2, 16, same=True)}
+    try:
+        measured = {side: agent_steps for side, (agent_steps, _) in measure(report, sides, repetitions, seconds).items()}
+        rows = [[f"{load}, {harness.workers(n)}", measured[load, n], harness.ratio(measured[load, n], measured[load, 1]), balance(vec)]
+                for (load, n), vec in sides.items()]
+    finally:
+        close(sides)
+    report.table(f"{mix.name}: from one worker to two", ["", UNITS[0], "times one worker", "balance"], rows)
+    gain = rows[3][2]
+    report.target(f"2 workers do 1.9 times as much as one, with an equal load each, on {mix.name}", gain.median >= 1.9, str(gain))
+
+
+def measure(report, vecs, repetitions, seconds):
+    """{side: (controlled-agent steps, steps of the pool)} per second, Samples, of these pools in turn."""
+    steps = {side: [] for side in vecs}
+
+    def agent_rate(side):
+        agent_steps, all_steps = steps_per_second(vecs[side], seconds)
+        steps[side].append(all_steps)
+        return agent_steps
+
+    agents = report.rounds.in_turn({side: partial(agent_rate, side) for side in vecs}, repetitions)
+    return {side: (sample, harness.Sample(tuple(steps[side][-repetitions:]))) for side, sample in agents.items()}
 
 
 def controlled(vec) -> int:
@@ -64,8 +167,8 @@ def balance(vec) -> float | None:
     return sum(busy) / len(busy) / max(busy) if busy else None
 
 
-def agent_steps_per_second(vec, seconds) -> float:
-    """Of the agents that are driven; the time to draw actions and to count does not count."""
+def steps_per_second(vec, seconds) -> tuple[float, float]:
+    """Of the agents that are driven, and of the pool; the time to draw actions and to count does not count."""
     rng = np.random.default_rng(0)
     actions = [random_actions(vec.action_spec, vec.num_rows, rng) for _ in range(64)]
     vec.reset(seed=0)
@@ -79,7 +182,44 @@ def agent_steps_per_second(vec, seconds) -> float:
         vec.step(actions[steps % 64])
         took += time.perf_counter() - began
         steps += 1
-    return counted / took
+    return counted / took, steps / took
+
+
+def close(vecs):
+    for vec in vecs.values():
+        vec.close()
+
+
+# ---- where it goes -----------------------------------------------------------------------------------------------------
+
+
+def parts(report, mixes, steps):
+    """Instructions of an agent-step, by what they are for."""
+    if (why := instructions.missing()) is not None:
+        report.say(f"instructions were not counted: {why}")
+        return
+    counted = {mix.name: instructions.count(ROOT, mix.scenes, WORLDS, steps) for mix in mixes}
+    table = [[part, *(c[part] for c in counted.values())] for part in instructions.PARTS]
+    table.append(["in all", *(sum(c.values()) for c in counted.values())])
+    report.table("instructions per controlled-agent step (callgrind; a world's others and agents that are done are included)",
+                 ["", *counted], table)
+
+
+def bandwidth(report, mix, repetitions, seconds):
+    """Bytes of rows written in this process, beside NumPy writing as many into memory of the same size."""
+    with pool(mix, 0, WORLDS) as vec:
+        rows = vec.observations
+        other = np.ones_like(rows)
+        rng = np.random.default_rng(0)
+        actions = random_actions(vec.action_spec, vec.num_rows, rng)
+        vec.reset(seed=0)
+        sides = {"a step of the worlds": lambda: vec.step(actions), "np.copyto": lambda: np.copyto(other, rows),
+                 "fill": lambda: other.fill(1)}
+        measured = report.rounds.in_turn({name: lambda call=call: rows.nbytes / harness.seconds_per_call(call, seconds) / 1e9
+                                          for name, call in sides.items()}, repetitions)
+    of = {name: harness.ratio(measured["a step of the worlds"], sample) for name, sample in measured.items()}
+    report.table(f"{rows.nbytes / 1e6:.1f} MB of rows, {mix.name}, one core: GB written per second",
+                 ["", "GB/s", "a step's share of it"], [[name, sample, of[name]] for name, sample in measured.items()])
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ def main():
         found[recording.kind].append(compare(recording))
     if not DATA.is_dir():
         report.say(f"{DATA} is not there: only the recordings of our own scenes are compared")
-    report.table("what must be exact, and sets of roads: how many differ", COUNTS, [counts(kind, found[kind]) for kind in KINDS if found[kind]])
-    report.table(f"the largest error over the first {FIRST} steps / over all; relative where numbers are above 1",
+    report.table("what must be exact, and lists of roads: how many differ", COUNTS,
+                 [counts(kind, found[kind]) for kind in KINDS if found[kind]])
+    report.table(f"the largest error over the first {FIRST} steps / over all; relative where numbers (of positions in an agent's frame: distances) are above 1",
                  ["", *SHOWN], [errors(kind, found[kind]) for kind in KINDS if found[kind]])
     for kind in set(KINDS) - set(found):
         report.say(f"no recording of configuration {kind}")
@@ -42,18 +43,21 @@ COUNTS = ["", "recordings", "agent-steps", "flags", "collision flags", "lists of
 
 
 def counts(kind, some):
-    total = lambda of: sum(map(of, some))
-    return [f"{kind}: {KINDS[kind]}", len(some), total(lambda f: f.agent_steps), total(lambda f: sum(f.flags.values())),
-            total(lambda f: len(f.collisions)), *(f"{total(lambda f: of(f)[0]):,} of {total(lambda f: of(f)[1]):,}" for of in (lambda f: f.roads, lambda f: f.kernel))]
+    return [f"{kind}: {KINDS[kind]}", len(some), sum(f.agent_steps for f in some), sum(sum(f.flags.values()) for f in some),
+            sum(len(f.collisions) for f in some), wrong_of(f.roads for f in some), wrong_of(f.kernel for f in some)]
+
+
+def wrong_of(pairs):
+    return "{:,} of {:,}".format(*map(sum, zip(*pairs)))
 
 
 def errors(kind, some):
-    return [kind, *(pair([f.errors.get(name, (0.0, 0.0)) for f in some for name in names]) if any(name in f.errors for f in some for name in names)
-                    else None for names in SHOWN.values())]
+    return [kind, *(pair([f.errors[name] for f in some for name in names if name in f.errors]) for names in SHOWN.values())]
 
 
 def pair(both):
-    return " / ".join(f"{max(column):.1e}" for column in zip(*both))
+    """The largest of each; None where nothing was compared."""
+    return " / ".join(f"{max(column):.1e}" for column in zip(*both)) or None
 
 
 def targets(report, every):
@@ -66,11 +70,11 @@ def targets(report, every):
     differing, steps = [(f.recording, *c) for f in every for c in f.collisions], sum(f.agent_steps for f in every)
     report.target(f"collision flags differ only on boxes within {TOUCHING:g} m of touching, in at most {SHARE:.1%} of agent-steps",
                   all(abs(gap) <= TOUCHING for *_, gap in differing) and len(differing) <= SHARE * steps,
-                  f"{len(differing)} of {steps:,}" + "".join(f"; {where}, row {row}, slot {slot}: {gap:.1e} m" for where, row, slot, gap in differing))
-    for what, name in (("the same roads, in order under linear, as sets under k-nearest", "roads"),
-                       ("recorded raw tensors packed bit for bit", "kernel")):
-        wrong, of = (sum(getattr(f, name)[k] for f in every) for k in (0, 1))
-        report.target(what, wrong == 0, f"{wrong:,} of {of:,} differ")
+                  "; ".join([f"{len(differing)} of {steps:,}"] + [f"{where}, row {row}, slot {slot}: {gap:.1e} m"
+                                                                  for where, row, slot, gap in differing]))
+    for what, pairs in (("the same roads, in order under linear, as sets under k-nearest", [f.roads for f in every]),
+                        ("recorded raw tensors packed bit for bit", [f.kernel for f in every])):
+        report.target(what, not any(wrong for wrong, _ in pairs), f"{wrong_of(pairs)} differ")
     for findings in every:
         for text in findings.broken():
             report.say(f"  {text}")

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 from fastvec.drive import scenes as scene_files
@@ -16,13 +15,18 @@ from fastvec_c.drive.scene import Scene
 
 # Worlds and envs of a process share scenes; what is kept is a few hundred kilobytes each.
 @functools.lru_cache(maxsize=None)
-def _scene(path, modified, config, deleted=frozenset()):
+def _scene(entry, stamp, config, deleted=frozenset()):
     try:
-        return Scene(path, scene_files.read(path), config, deleted)
+        return Scene(entry, scene_files.read(entry), config, deleted)
     except scene_files.SceneError:
         raise
     except ValueError as error:
         raise scene_files.SceneError(str(error)) from None
+
+
+def forget_scenes():
+    """Lets go of scenes that no env uses any more; for who goes through many, one after the other."""
+    _scene.cache_clear()
 
 
 class Drive:
@@ -86,7 +90,7 @@ class Drive:
         self.sim = Sim(self._worlds)
 
     def _load(self, file, deleted=frozenset()):
-        return _scene(file, _modified(file), self.config, deleted)
+        return _scene(file, scene_files.stamp(file), self.config, deleted)  # the stamp: one that was rewritten is read again
 
     def __fastvec_env__(self):
         """The PyCapsule that fastvec's workers step; valid while this object lives."""
@@ -263,9 +267,4 @@ def spaces(config):
 
 def count_controlled(file, config):
     """How many agents a `DriveConfig` lets control in a scene.  Raises SceneError: the scene is broken, or it is none."""
-    return _scene(file, _modified(file), config).num_controlled
-
-
-def _modified(path):
-    """Keeps a scene that was rewritten from being taken out of the cache."""
-    return os.stat(path).st_mtime_ns
+    return _scene(file, scene_files.stamp(file), config).num_controlled

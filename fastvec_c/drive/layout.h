@@ -20,6 +20,7 @@ enum {
     DRIVE_ROADS = 200,
     DRIVE_ROAD = 13,
     DRIVE_ROW = DRIVE_EGO + DRIVE_PARTNERS * DRIVE_PARTNER + DRIVE_ROADS * DRIVE_ROAD, /* what GPUDrive gives by default */
+    DRIVE_PACKED_ROAD = 6,   /* halves; the type is a byte elsewhere */
     DRIVE_LIDAR = 50,        /* beams of each of the three kinds */
     DRIVE_LIDAR_SAMPLE = 4,
     DRIVE_BEV = 200,         /* cells of a bird's-eye grid either way */
@@ -29,7 +30,7 @@ enum {
 };
 
 enum {
-    DRIVE_EDGE = 1, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN,
+    DRIVE_NO_ROAD, DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN,
     DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
 };
 enum { DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE };
@@ -43,12 +44,17 @@ enum { DRIVE_LINEAR, DRIVE_K_NEAREST };
 /* Agents are this much of their size where it matters: in collisions and in what others see. */
 #define DRIVE_AGENT_SCALE 0.7f
 
-/* One road segment as observers need it: one cache line.  `row` is its row of an observation, normalised, but for x, y
- * and heading (floats 0, 1 and 5), which depend on the observer. */
+/* One road segment: its row of an observation, normalised where the configuration says so, but for x, y and heading
+ * (floats 0, 1 and 5), which depend on the observer. */
 typedef struct drive_segment {
     float row[DRIVE_ROAD];
-    float x, y, heading;
 } drive_segment;
+
+/* Eight successive segments, to look at all of them at once.  Where the last eight are incomplete, x is NaN: near nobody. */
+typedef struct drive_eight {
+    float x[8], y[8], heading[8];
+    uint8_t type[8];
+} drive_eight;
 
 /* An oriented rectangle. */
 typedef struct drive_box {
@@ -78,7 +84,9 @@ typedef struct drive_scene {
     float mean_x, mean_y;
     const float *map_observation; /* [num_segments][DRIVE_MAP]: x, y, half length, half width, half height, heading, type, road id, map type */
     drive_segment *segments;
-    drive_grid segments_near;   /* per cell: the segments that an observer in it may see */
+    uint64_t *half_sizes;       /* likewise: half length, width and height as float16, in this order from the low bits on */
+    drive_eight *eights;        /* of the segments; the last one may be incomplete */
+    drive_grid segments_near;   /* per cell: the eights in which an observer in it may see something */
     drive_box *boxes;           /* [num_segments]: lines, lanes, crosswalks and bumps; then stop signs; then road edges */
     const drive_box *obstacles; /* those of boxes that agents may hit: stop signs and road edges */
     drive_grid obstacles_near;  /* per cell: the obstacles that an agent in it may touch */

@@ -1,10 +1,10 @@
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "drive/layout.h" nogil:
     enum:
         DRIVE_AGENTS, DRIVE_SEGMENTS, DRIVE_STEPS, DRIVE_ACTION, DRIVE_WEIGHTS, DRIVE_MAP, DRIVE_NAME
-        DRIVE_EGO, DRIVE_PARTNERS, DRIVE_PARTNER, DRIVE_ROADS, DRIVE_ROAD, DRIVE_ROW, DRIVE_LIDAR, DRIVE_LIDAR_SAMPLE, DRIVE_BEV
-        DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN
+        DRIVE_EGO, DRIVE_PARTNERS, DRIVE_PARTNER, DRIVE_ROADS, DRIVE_ROAD, DRIVE_ROW, DRIVE_PACKED_ROAD, DRIVE_LIDAR, DRIVE_LIDAR_SAMPLE, DRIVE_BEV
+        DRIVE_NO_ROAD, DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE, DRIVE_CROSSWALK, DRIVE_BUMP, DRIVE_STOP_SIGN
         DRIVE_VEHICLE, DRIVE_PEDESTRIAN, DRIVE_CYCLIST
         DRIVE_CLASSIC, DRIVE_BICYCLE, DRIVE_DELTA_LOCAL, DRIVE_STATE
         DRIVE_IGNORE, DRIVE_STOP, DRIVE_REMOVE
@@ -15,7 +15,12 @@ cdef extern from "drive/layout.h" nogil:
 
     ctypedef struct drive_segment:
         float[13] row
-        float x, y, heading
+
+    ctypedef struct drive_eight:
+        float[8] x
+        float[8] y
+        float[8] heading
+        uint8_t[8] type
 
     ctypedef struct drive_box:
         float x, y, cos, sin, half_length, half_width, reach
@@ -36,6 +41,8 @@ cdef extern from "drive/layout.h" nogil:
         float mean_x, mean_y
         const float *map_observation
         drive_segment *segments
+        uint64_t *half_sizes
+        drive_eight *eights
         drive_grid segments_near
         drive_box *boxes
         const drive_box *obstacles

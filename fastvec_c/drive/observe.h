@@ -1,7 +1,9 @@
-/* observe.h: writes observation rows, normalised, in place.
+/* observe.h: writes observation rows in place.
  *
  * A row is what GPUDrive's `get_obs(mask)` gives a controlled agent: 6 floats on itself, 63 x 6 on partners, 200 x 13 on
- * roads.  The normalising formulas keep its order of float32 operations.
+ * roads; lidar and bird's-eye view may follow.  The normalising formulas keep its order of float32 operations.  Rows are
+ * written by code compiled for their kind (normalised or not, packed) and the processor (see drive_cpu); all processors
+ * write the same bits.
  */
 #ifndef FASTVEC_DRIVE_OBSERVE_H
 #define FASTVEC_DRIVE_OBSERVE_H
@@ -9,167 +11,424 @@
 #include <string.h>
 
 #include "angle.h"
+#include "bev.h"
 #include "grid.h"
+#include "half.h"
+#include "lidar.h"
 
-/* The same code twice, chosen when the library is loaded.  avx2 brings no fused multiply-add: both give the same bits. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define DRIVE_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define DRIVE_CLONES
-#endif
-/* Part of a clone, not a function of its own, which would be compiled for the oldest processor. */
+/* Part of its callers, so that it is compiled for their processor, and for what is constant there. */
 #define DRIVE_PART static inline __attribute__((always_inline))
 
-static inline float drive_normal_position(float x) { return 2.0f * ((x + 1000.0f) / 2000.0f) - 1.0f; }
-static inline float drive_normal_heading(float a) { return a / DRIVE_TWO_PI; }
+#define DRIVE_NORMAL_POSITION(x) (2.0f * (((x) + 1000.0f) / 2000.0f) - 1.0f) /* a float or a vector of them */
 static inline float drive_normal_speed(float v) { return v / 100.0f; }
-static inline float drive_normal_length(float v) { return v * DRIVE_AGENT_SCALE / 30.0f; }
-static inline float drive_normal_width(float v) { return v * DRIVE_AGENT_SCALE / 15.0f; }
+static inline float drive_normal_length(float v) { return v / 30.0f; }
+static inline float drive_normal_width(float v) { return v / 15.0f; }
 static inline float drive_normal_road(float v) { return v / 100.0f; }
 
-DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, float *out)
-{
-    const drive_scene *scene = world->scene;
-    float dx = scene->goal_x[i] - world->x[i], dy = scene->goal_y[i] - world->y[i], c = world->cos[i], s = world->sin[i];
-    out[0] = drive_normal_speed(world->speed[i]);
-    out[1] = scene->seen_length[i];
-    out[2] = scene->seen_width[i];
-    out[3] = drive_normal_position(dx * c + dy * s);
-    out[4] = drive_normal_position(dy * c - dx * s);
-    out[5] = world->collided[i];
-}
+#ifdef __clang__
+#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
 
-/* Everybody else within the radius, in slot order; what is left is zero. */
-DRIVE_PART void drive_write_partners(const drive_world *world, int32_t i, float radius, float *out)
-{
-    const drive_scene *scene = world->scene;
-    float x = world->x[i], y = world->y[i], c = world->cos[i], s = world->sin[i], yaw = world->yaw[i];
-    float *end = out + DRIVE_PARTNERS * DRIVE_PARTNER;
-    for (int32_t j = 0; j < scene->num_agents; j++) {
-        float dx = world->x[j] - x, dy = world->y[j] - y;
-        if (j == i || !(dx * dx + dy * dy <= radius * radius)) continue;
-        out[0] = drive_normal_speed(world->speed[j]);
-        out[1] = drive_normal_position(dx * c + dy * s);
-        out[2] = drive_normal_position(dy * c - dx * s);
-        out[3] = drive_normal_heading(drive_wrap(world->yaw[j] - yaw));
-        out[4] = scene->seen_length[j];
-        out[5] = scene->seen_width[j];
-        out += DRIVE_PARTNER;
-    }
-    memset(out, 0, (size_t)(end - out) * sizeof *out);
-}
+typedef float drive_float4 __attribute__((vector_size(16)));
+typedef float drive_float8 __attribute__((vector_size(32)));
+typedef int32_t drive_int8 __attribute__((vector_size(32)));
+typedef uint16_t drive_short8 __attribute__((vector_size(16)));
+typedef uint32_t drive_int4 __attribute__((vector_size(16)));
+typedef uint64_t drive_long2 __attribute__((vector_size(16)));
 
-/* What a choice of roads leaves for the writing: ids and centres relative to the observer. */
-typedef struct drive_road_choice {
+/* Road segments that an observer sees: ids, types, and centres and headings relative to it.  There is room for eight more,
+ * so that several at a time can be written and read. */
+typedef struct drive_roads {
     int32_t count;
-    uint16_t id[DRIVE_ROADS];
-    float dx[DRIVE_ROADS], dy[DRIVE_ROADS];
-} drive_road_choice;
+    uint16_t id[DRIVE_SEGMENTS + 8];
+    uint8_t type[DRIVE_SEGMENTS + 8];
+    float x[DRIVE_SEGMENTS + 8], y[DRIVE_SEGMENTS + 8], heading[DRIVE_SEGMENTS + 8];
+} drive_roads;
 
-/* The first 200 segments, in index order, whose centre is within the radius. */
-DRIVE_PART void drive_first_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
+/* What is written by hand for some processors.
+ * near_agents: bit j is set where agent j is within the radius of (x, y).
+ * near_roads: of the segments in eights[*item .. *end) those within the radius, until there are `enough`.
+ * halves: n floats as float16; may read and write seven more. */
+typedef struct drive_cpu {
+    uint64_t (*near_agents)(const drive_world *world, float x, float y, float radius);
+    void (*near_roads)(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y, float radius,
+                       int32_t enough, drive_roads *roads);
+    void (*halves)(const float *in, int32_t n, uint16_t *out);
+} drive_cpu;
+
+static uint64_t drive_near_agents_portable(const drive_world *world, float x, float y, float radius)
 {
-    const uint16_t *end, *item = drive_grid_at(&scene->segments_near, x, y, &end);
+    uint64_t near = 0;
+    for (int32_t j = 0; j < DRIVE_AGENTS; j++) {
+        float dx = world->x[j] - x, dy = world->y[j] - y;
+        near |= (uint64_t)(dx * dx + dy * dy <= radius * radius) << j;
+    }
+    return near;
+}
+
+static void drive_near_roads_portable(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y,
+                                      float radius, int32_t enough, drive_roads *roads)
+{
     int32_t count = 0;
-    for (; item < end && count < DRIVE_ROADS; item++) {
-        const drive_segment *segment = &scene->segments[*item];
-        float dx = segment->x - x, dy = segment->y - y;
-        roads->id[count] = *item;
-        roads->dx[count] = dx;
-        roads->dy[count] = dy;
-        count += dx * dx + dy * dy <= radius * radius;
+    for (; item < end && count < enough; item++)
+        for (int32_t k = 0; k < 8; k++) {
+            const drive_eight *eight = &eights[*item];
+            float dx = eight->x[k] - x, dy = eight->y[k] - y;
+            roads->id[count] = (uint16_t)(*item * 8 + k);
+            roads->type[count] = eight->type[k];
+            roads->x[count] = dx;
+            roads->y[count] = dy;
+            roads->heading[count] = eight->heading[k];
+            count += dx * dx + dy * dy <= radius * radius;
+        }
+    roads->count = count;
+}
+
+static const drive_cpu drive_any_cpu = {drive_near_agents_portable, drive_near_roads_portable, drive_halves_portable};
+
+#ifdef DRIVE_NEW_CPU
+/* For each set of eight lanes: its members, in front. */
+static uint8_t drive_lanes[256][8];
+
+static __attribute__((constructor)) void drive_fill_lanes(void)
+{
+    for (int32_t set = 0; set < 256; set++)
+        for (int32_t k = 0, n = 0; k < 8; k++)
+            if (set >> k & 1) drive_lanes[set][n++] = (uint8_t)k;
+}
+
+static DRIVE_NEW_CPU uint64_t drive_near_agents_avx2(const drive_world *world, float x, float y, float radius)
+{
+    __m256 at_x = _mm256_set1_ps(x), at_y = _mm256_set1_ps(y), limit = _mm256_set1_ps(radius * radius);
+    uint64_t near = 0;
+    for (int32_t j = 0; j < DRIVE_AGENTS; j += 8) {
+        __m256 dx = _mm256_sub_ps(_mm256_loadu_ps(world->x + j), at_x), dy = _mm256_sub_ps(_mm256_loadu_ps(world->y + j), at_y);
+        __m256 square = _mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy));
+        near |= (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps(square, limit, _CMP_LE_OQ)) << j;
+    }
+    return near;
+}
+
+static DRIVE_NEW_CPU void drive_near_roads_avx2(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y,
+                                                float radius, int32_t enough, drive_roads *roads)
+{
+    __m256 at_x = _mm256_set1_ps(x), at_y = _mm256_set1_ps(y), limit = _mm256_set1_ps(radius * radius);
+    int32_t count = 0;
+    for (; item < end && count < enough; item++) {
+        const drive_eight *eight = &eights[*item];
+        __m256 dx = _mm256_sub_ps(_mm256_loadu_ps(eight->x), at_x), dy = _mm256_sub_ps(_mm256_loadu_ps(eight->y), at_y);
+        __m256 square = _mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy));
+        uint32_t near = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(square, limit, _CMP_LE_OQ));
+        __m128i lanes = _mm_loadl_epi64((const __m128i *)drive_lanes[near]);
+        __m256i order = _mm256_cvtepu8_epi32(lanes);
+        __m128i ids = _mm_add_epi16(_mm_cvtepu8_epi16(lanes), _mm_set1_epi16((short)(*item * 8)));
+        _mm_storeu_si128((__m128i *)(roads->id + count), ids);
+        _mm_storel_epi64((__m128i *)(roads->type + count), _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)eight->type), lanes));
+        _mm256_storeu_ps(roads->x + count, _mm256_permutevar8x32_ps(dx, order));
+        _mm256_storeu_ps(roads->y + count, _mm256_permutevar8x32_ps(dy, order));
+        _mm256_storeu_ps(roads->heading + count, _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight->heading), order));
+        count += __builtin_popcount(near);
     }
     roads->count = count;
 }
 
-/* The 200 nearest segments within the radius, in index order (GPUDrive: the same ones, in heap order).  Keeps the
- * chosen in a max-heap on (distance, index). */
-DRIVE_PART void drive_nearest_roads(const drive_scene *scene, float x, float y, float radius, drive_road_choice *roads)
+static const drive_cpu drive_new_cpu = {drive_near_agents_avx2, drive_near_roads_avx2, drive_halves_f16c};
+#endif
+
+DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, int normalised, float *out)
 {
-    const uint16_t *end, *item = drive_grid_at(&scene->segments_near, x, y, &end);
-    float distance[DRIVE_ROADS];
-    int32_t heap[DRIVE_ROADS], count = 0;
-    uint16_t chosen[DRIVE_ROADS];
-    for (; item < end; item++) {
-        const drive_segment *segment = &scene->segments[*item];
-        float dx = segment->x - x, dy = segment->y - y, d = dx * dx + dy * dy;
-        if (!(d <= radius * radius)) continue;
-        int32_t at;
-        if (count < DRIVE_ROADS) {
-            int32_t place = count;
-            distance[place] = d;
-            chosen[place] = *item;
-            for (at = count++; at > 0 && distance[heap[(at - 1) / 2]] < d; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
-            heap[at] = place;
-        } else if (d < distance[heap[0]]) {
-            int32_t place = heap[0];
-            distance[place] = d;
-            chosen[place] = *item;
+    const drive_scene *scene = world->scene;
+    float dx = scene->goal_x[i] - world->x[i], dy = scene->goal_y[i] - world->y[i], c = world->cos[i], s = world->sin[i];
+    float x = dx * c + dy * s, y = dy * c - dx * s;
+    out[0] = normalised ? drive_normal_speed(world->speed[i]) : world->speed[i];
+    out[1] = scene->seen_length[i];
+    out[2] = scene->seen_width[i];
+    out[3] = normalised ? DRIVE_NORMAL_POSITION(x) : x;
+    out[4] = normalised ? DRIVE_NORMAL_POSITION(y) : y;
+    out[5] = world->collided[i];
+}
+
+/* Places relative to an observer, and headings in [-pi, pi], as it sees them; in place, eight at a time: what comes after
+ * `count` is read and overwritten, too. */
+DRIVE_PART void drive_into_frame(float *x, float *y, float *heading, int32_t count, float c, float s, float yaw, int normalised)
+{
+    const drive_float8 zero = {0}, two_pi = zero + DRIVE_TWO_PI;
+    for (int32_t k = 0; k < count; k += 8) {
+        drive_float8 dx, dy, turn;
+        memcpy(&dx, x + k, sizeof dx);
+        memcpy(&dy, y + k, sizeof dy);
+        memcpy(&turn, heading + k, sizeof turn);
+        drive_float8 ahead = dx * c + dy * s, left = dy * c - dx * s;
+        turn -= yaw;
+        turn = turn - (drive_float8)((turn > DRIVE_PI) & (drive_int8)two_pi) + (drive_float8)((turn < -DRIVE_PI) & (drive_int8)two_pi);
+        if (normalised) {
+            ahead = DRIVE_NORMAL_POSITION(ahead);
+            left = DRIVE_NORMAL_POSITION(left);
+            turn /= DRIVE_TWO_PI;
+        }
+        memcpy(x + k, &ahead, sizeof ahead);
+        memcpy(y + k, &left, sizeof left);
+        memcpy(heading + k, &turn, sizeof turn);
+    }
+}
+
+/* Everybody else within the radius, in slot order; returns how many. */
+DRIVE_PART int32_t drive_write_partners(const drive_world *world, int32_t i, float radius, int normalised, const drive_cpu *cpu, float *out)
+{
+    const drive_scene *scene = world->scene;
+    float x[DRIVE_AGENTS], y[DRIVE_AGENTS], heading[DRIVE_AGENTS], speed[DRIVE_AGENTS];
+    uint8_t slot[DRIVE_AGENTS];
+    uint64_t near = cpu->near_agents(world, world->x[i], world->y[i], radius);
+    int32_t count = 0;
+    for (near &= ~((uint64_t)1 << i) & (~(uint64_t)0 >> (DRIVE_AGENTS - scene->num_agents)); near; near &= near - 1) {
+        int32_t j = __builtin_ctzll(near);
+        slot[count] = (uint8_t)j;
+        x[count] = world->x[j] - world->x[i];
+        y[count] = world->y[j] - world->y[i];
+        heading[count] = world->yaw[j];
+        speed[count++] = world->speed[j];
+    }
+    drive_into_frame(x, y, heading, count, world->cos[i], world->sin[i], world->yaw[i], normalised);
+    for (int32_t k = 0; k < count; k++, out += DRIVE_PARTNER) {
+        out[0] = normalised ? drive_normal_speed(speed[k]) : speed[k];
+        out[1] = x[k];
+        out[2] = y[k];
+        out[3] = heading[k];
+        out[4] = scene->seen_length[slot[k]];
+        out[5] = scene->seen_width[slot[k]];
+    }
+    return count;
+}
+
+/* Which 200 are left of all pushed through a max-heap in index order; decides between equally far ones. */
+static void drive_mark_by_heap(const int32_t *square, int32_t count, uint8_t *keep)
+{
+    int32_t heap[DRIVE_ROADS], size = 0, at;
+    memset(keep, 0, (size_t)count);
+    for (int32_t k = 0; k < count; k++) {
+        if (size < DRIVE_ROADS) {
+            for (at = size++; at > 0 && square[heap[(at - 1) / 2]] < square[k]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+        } else if (square[k] < square[heap[0]]) {
             for (at = 0;;) {
                 int32_t child = 2 * at + 1;
-                if (child >= count) break;
-                if (child + 1 < count && distance[heap[child + 1]] > distance[heap[child]]) child++;
-                if (distance[heap[child]] <= d) break;
+                if (child >= size) break;
+                if (child + 1 < size && square[heap[child + 1]] > square[heap[child]]) child++;
+                if (square[heap[child]] <= square[k]) break;
                 heap[at] = heap[child];
                 at = child;
             }
-            heap[at] = place;
-        }
+        } else continue;
+        heap[at] = k;
     }
-    uint64_t is_chosen[(DRIVE_SEGMENTS + 63) / 64];
-    memset(is_chosen, 0, (size_t)(scene->num_segments + 63) / 64 * sizeof *is_chosen);
-    for (int32_t k = 0; k < count; k++) is_chosen[chosen[k] >> 6] |= (uint64_t)1 << (chosen[k] & 63);
-    roads->count = 0;
-    for (int32_t word = 0; word < (scene->num_segments + 63) / 64; word++)
-        for (uint64_t bits = is_chosen[word]; bits; bits &= bits - 1) {
-            uint16_t id = (uint16_t)(word * 64 + __builtin_ctzll(bits));
-            roads->id[roads->count] = id;
-            roads->dx[roads->count] = scene->segments[id].x - x;
-            roads->dy[roads->count++] = scene->segments[id].y - y;
-        }
+    for (at = 0; at < size; at++) keep[heap[at]] = 1;
 }
 
-DRIVE_PART void drive_write_roads(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
+/* Keeps the 200 nearest segments, in index order (GPUDrive: the same ones, in heap order).  Squares of distances are never
+ * negative, so that their bits are ordered as they are. */
+DRIVE_PART void drive_keep_nearest(drive_roads *roads, float radius)
 {
-    const drive_segment *segments = world->scene->segments;
-    float c = world->cos[i], s = world->sin[i], yaw = world->yaw[i];
-    drive_road_choice roads;
-    float heading[DRIVE_ROADS];
-    if (rules->road_algorithm == DRIVE_LINEAR) drive_first_roads(world->scene, world->x[i], world->y[i], rules->radius, &roads);
-    else drive_nearest_roads(world->scene, world->x[i], world->y[i], rules->radius, &roads);
-    int32_t count = roads.count;
-    for (int32_t k = 0; k < count; k++) heading[k] = segments[roads.id[k]].heading;
+    int32_t square[DRIVE_SEGMENTS], low = 0, high, within = 0, count = roads->count, kept = 0;
+    uint8_t keep[DRIVE_SEGMENTS];
+    float limit = radius * radius;
+    if (count <= DRIVE_ROADS) return;
     for (int32_t k = 0; k < count; k++) {
-        float dx = roads.dx[k], dy = roads.dy[k];
-        roads.dx[k] = drive_normal_position(dx * c + dy * s);
-        roads.dy[k] = drive_normal_position(dy * c - dx * s);
-        heading[k] = drive_normal_heading(drive_wrap(heading[k] - yaw));
+        float d = roads->x[k] * roads->x[k] + roads->y[k] * roads->y[k];
+        memcpy(&square[k], &d, sizeof d);
     }
-    for (int32_t k = 0; k < count; k++, out += DRIVE_ROAD) {
-        memcpy(out, segments[roads.id[k]].row, DRIVE_ROAD * sizeof *out);
-        out[0] = roads.dx[k];
-        out[1] = roads.dy[k];
-        out[5] = heading[k];
+    memcpy(&high, &limit, sizeof limit);
+    while (low < high && within != DRIVE_ROADS) { /* for a value that 200 of them do not exceed */
+        int32_t middle = low + (high - low) / 2;
+        within = 0;
+        for (int32_t k = 0; k < count; k++) within += square[k] <= middle;
+        if (within >= DRIVE_ROADS) high = middle;
+        else low = middle + 1;
     }
-    memcpy(out, rules->empty_roads, (size_t)(DRIVE_ROADS - count) * DRIVE_ROAD * sizeof *out);
+    if (within == DRIVE_ROADS) for (int32_t k = 0; k < count; k++) keep[k] = square[k] <= high;
+    else drive_mark_by_heap(square, count, keep);
+    for (int32_t k = 0; k < count; k++) {
+        roads->id[kept] = roads->id[k];
+        roads->type[kept] = roads->type[k];
+        roads->x[kept] = roads->x[k];
+        roads->y[kept] = roads->y[k];
+        roads->heading[kept] = roads->heading[k];
+        kept += keep[k];
+    }
+    roads->count = kept;
 }
 
-/* The row of the agent in slot i.  Agents that are away see no road, since the grid ends where the roads do. */
-static DRIVE_CLONES void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
+/* The roads that an agent sees.  Those who are away see none, since the grid ends where the roads do. */
+DRIVE_PART void drive_see_roads(const drive_world *world, int32_t i, const drive_rules *rules, int normalised, const drive_cpu *cpu,
+                                drive_roads *roads)
 {
-    if (rules->row.ego) {
-        drive_write_ego(world, i, out);
+    const drive_scene *scene = world->scene;
+    int linear = rules->road_algorithm == DRIVE_LINEAR;
+    const uint16_t *end, *item = drive_grid_at(&scene->segments_near, world->x[i], world->y[i], &end);
+    cpu->near_roads(scene->eights, item, end, world->x[i], world->y[i], rules->radius, linear ? DRIVE_ROADS : DRIVE_SEGMENTS, roads);
+    if (linear && roads->count > DRIVE_ROADS) roads->count = DRIVE_ROADS;
+    if (!linear) drive_keep_nearest(roads, rules->radius);
+    memset(roads->id + roads->count, 0, 8 * sizeof *roads->id);
+    drive_into_frame(roads->x, roads->y, roads->heading, roads->count, world->cos[i], world->sin[i], world->yaw[i], normalised);
+}
+
+static void drive_write_bev(const drive_world *world, int32_t i, float radius, float *out)
+{
+    uint8_t cells[DRIVE_BEV * DRIVE_BEV];
+    drive_bev(world, i, radius, cells);
+    for (int32_t k = 0; k < DRIVE_BEV * DRIVE_BEV; k++) out[k] = cells[k];
+}
+
+DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const drive_rules *rules, int normalised, const drive_cpu *cpu, float *out)
+{
+    const drive_row *row = &rules->row;
+    if (row->ego) {
+        drive_write_ego(world, i, normalised, out);
         out += DRIVE_EGO;
     }
-    if (rules->row.weights) {
+    if (row->weights) {
         memcpy(out, world->weights[i], sizeof world->weights[i]);
         out += DRIVE_WEIGHTS;
     }
-    if (rules->row.partners) {
-        drive_write_partners(world, i, rules->radius, out);
+    if (row->partners) {
+        int32_t used = drive_write_partners(world, i, rules->radius, normalised, cpu, out) * DRIVE_PARTNER;
+        memset(out + used, 0, (DRIVE_PARTNERS * DRIVE_PARTNER - used) * sizeof *out);
         out += DRIVE_PARTNERS * DRIVE_PARTNER;
     }
-    if (rules->row.roads) drive_write_roads(world, i, rules, out);
+    if (row->roads) {
+        drive_roads roads;
+        drive_see_roads(world, i, rules, normalised, cpu, &roads);
+        for (int32_t k = 0; k < roads.count; k++, out += DRIVE_ROAD) {
+            const float *row = world->scene->segments[roads.id[k]].row;
+            drive_float4 front, middle;
+            memcpy(&front, row, sizeof front);
+            memcpy(&middle, row + 4, sizeof middle);
+            front[0] = roads.x[k];
+            front[1] = roads.y[k];
+            middle[1] = roads.heading[k];
+            memcpy(out, &front, sizeof front);
+            memcpy(out + 4, &middle, sizeof middle);
+            memcpy(out + 8, row + 8, (DRIVE_ROAD - 8) * sizeof *out);
+        }
+        size_t left = (size_t)(DRIVE_ROADS - roads.count) * DRIVE_ROAD;
+        memcpy(out, rules->empty_roads, left * sizeof *out);
+        out += left;
+    }
+    if (row->lidar) {
+        drive_lidar(world, i, out);
+        out += 3 * DRIVE_LIDAR * DRIVE_LIDAR_SAMPLE;
+    }
+    if (row->bev) drive_write_bev(world, i, rules->radius, out);
+}
+
+/* Two roads of twelve bytes: x, y, half length, width, height, heading.  Sixteen are written of each: of those too many the
+ * next road takes the place, or what follows. */
+DRIVE_PART void drive_put_roads(const uint64_t *sizes, const uint16_t *id, drive_int4 places, drive_int4 headings, uint8_t *out)
+{
+    drive_long2 size = {sizes[id[0]], sizes[id[1]]}, first = size << 32 | (drive_long2)places, last = size >> 32 | (drive_long2)headings;
+    drive_long2 even = DRIVE_SHUFFLE(drive_long2, first, last, 0, 2), odd = DRIVE_SHUFFLE(drive_long2, first, last, 1, 3);
+    memcpy(out, &even, sizeof even);
+    memcpy(out + 2 * DRIVE_PACKED_ROAD, &odd, sizeof odd);
+}
+
+DRIVE_PART void drive_write_packed_roads(const drive_scene *scene, const drive_roads *roads, const drive_cpu *cpu, uint8_t *out)
+{
+    enum { bytes = 2 * DRIVE_PACKED_ROAD };
+    const drive_short8 no_shorts = {0};
+    const drive_int4 none = {0};
+    uint16_t x[DRIVE_ROADS + 8], y[DRIVE_ROADS + 8], heading[DRIVE_ROADS + 8];
+    uint8_t *type = out + DRIVE_ROADS * bytes;
+    cpu->halves(roads->x, roads->count, x);
+    cpu->halves(roads->y, roads->count, y);
+    cpu->halves(roads->heading, roads->count, heading);
+    for (int32_t k = 0; k < roads->count; k += 4) {
+        drive_short8 xs, ys, turns;
+        memcpy(&xs, x + k, sizeof xs);
+        memcpy(&ys, y + k, sizeof ys);
+        memcpy(&turns, heading + k, sizeof turns);
+        drive_int4 places = (drive_int4)DRIVE_SHUFFLE(drive_short8, xs, ys, 0, 8, 1, 9, 2, 10, 3, 11);
+        drive_int4 headings = (drive_int4)DRIVE_SHUFFLE(drive_short8, no_shorts, turns, 0, 8, 1, 9, 2, 10, 3, 11);
+        drive_put_roads(scene->half_sizes, roads->id + k, DRIVE_SHUFFLE(drive_int4, places, none, 0, 4, 1, 5),
+                        DRIVE_SHUFFLE(drive_int4, headings, none, 0, 4, 1, 5), out + k * bytes);
+        drive_put_roads(scene->half_sizes, roads->id + k + 2, DRIVE_SHUFFLE(drive_int4, places, none, 2, 6, 3, 7),
+                        DRIVE_SHUFFLE(drive_int4, headings, none, 2, 6, 3, 7), out + (k + 2) * bytes);
+    }
+    memset(out + roads->count * bytes, 0, (size_t)(DRIVE_ROADS - roads->count) * bytes);
+    memcpy(type, roads->type, (size_t)roads->count);
+    memset(type + roads->count, DRIVE_NO_ROAD, (size_t)(DRIVE_ROADS - roads->count));
+}
+
+/* The same as float16, but types of roads, which are bytes behind all the rest.  What is written too much of one part is
+ * written over by the next one. */
+DRIVE_PART void drive_write_packed(const drive_world *world, int32_t i, const drive_rules *rules, const drive_cpu *cpu, uint8_t *out)
+{
+    float near[DRIVE_EGO + DRIVE_WEIGHTS + DRIVE_PARTNERS * DRIVE_PARTNER + 8];
+    int32_t ego = DRIVE_EGO;
+    drive_write_ego(world, i, 1, near);
+    if (rules->row.weights) {
+        memcpy(near + ego, world->weights[i], sizeof world->weights[i]);
+        ego += DRIVE_WEIGHTS;
+    }
+    int32_t used = ego + drive_write_partners(world, i, rules->radius, 1, cpu, near + ego) * DRIVE_PARTNER;
+    cpu->halves(near, used, (uint16_t *)out);
+    memset(out + 2 * used, 0, 2 * (size_t)(ego + DRIVE_PARTNERS * DRIVE_PARTNER - used));
+    drive_roads roads;
+    drive_see_roads(world, i, rules, 1, cpu, &roads);
+    drive_write_packed_roads(world->scene, &roads, cpu, out + 2 * (ego + DRIVE_PARTNERS * DRIVE_PARTNER));
+}
+
+DRIVE_PART void drive_write_row_for(const drive_world *world, int32_t i, const drive_rules *rules, const drive_cpu *cpu, void *out)
+{
+    if (rules->row.packed) drive_write_packed(world, i, rules, cpu, out);
+    else if (rules->row.normalised) drive_write_floats(world, i, rules, 1, cpu, out);
+    else drive_write_floats(world, i, rules, 0, cpu, out);
+}
+
+static void drive_write_row_portable(const drive_world *world, int32_t i, const drive_rules *rules, void *out)
+{
+    drive_write_row_for(world, i, rules, &drive_any_cpu, out);
+}
+
+#ifdef DRIVE_NEW_CPU
+static DRIVE_NEW_CPU void drive_write_row_avx2(const drive_world *world, int32_t i, const drive_rules *rules, void *out)
+{
+    drive_write_row_for(world, i, rules, &drive_new_cpu, out);
+}
+#endif
+
+/* Set by tests: do as on any processor. */
+static int drive_portable;
+
+static inline int drive_is_new_cpu(void)
+{
+#ifdef DRIVE_NEW_CPU
+    return !drive_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+#else
+    return 0;
+#endif
+}
+
+/* The row of the agent in slot i: rules->row.nbytes bytes. */
+static void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, void *out)
+{
+#ifdef DRIVE_NEW_CPU
+    if (drive_is_new_cpu()) {
+        drive_write_row_avx2(world, i, rules, out);
+        return;
+    }
+#endif
+    drive_write_row_portable(world, i, rules, out);
+}
+
+static void drive_halves(const float *in, int32_t n, uint16_t *out)
+{
+#ifdef DRIVE_NEW_CPU
+    if (drive_is_new_cpu()) {
+        drive_halves_f16c(in, n, out);
+        return;
+    }
+#endif
+    drive_halves_portable(in, n, out);
 }
 
 #endif

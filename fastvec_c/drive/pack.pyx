@@ -2,8 +2,9 @@
 import numpy as np
 
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
-from fastvec_c.drive.layout cimport DRIVE_ROW
+from fastvec_c.drive.layout cimport DRIVE_ROW, drive_row
 
 
 def pack_rows(const float[:, ::1] self_observation, const float[:, :, ::1] partner_observations, const float[:, :, ::1] agent_roadmap,
@@ -29,10 +30,16 @@ def pack_rows(const float[:, ::1] self_observation, const float[:, :, ::1] partn
     for row in range(c):
         if not 0 <= which[row] < n:
             raise ValueError(f"slots[{row}] is {which[row]}: expected 0 <= slot < {n}")
+    cdef drive_row parts
+    cdef drive_raw raw
+    memset(&parts, 0, sizeof(parts))
+    parts.ego = parts.partners = parts.roads = parts.normalised = 1
+    memset(&raw, 0, sizeof(raw))
     with nogil:
         for row in range(c):
-            drive_pack_row(&self_observation[which[row], 0], &partner_observations[which[row], 0, 0], &agent_roadmap[which[row], 0, 0],
-                           &out[row, 0])
+            raw.self, raw.partners = &self_observation[which[row], 0], &partner_observations[which[row], 0, 0]
+            raw.roads = &agent_roadmap[which[row], 0, 0]
+            drive_pack_row(&parts, &raw, &out[row, 0])
 
 
 def _check(name, array, expected):

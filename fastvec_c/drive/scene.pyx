@@ -1,9 +1,9 @@
 """The immutable scene: which agents there are and who drives them, road segments, and where to look for which."""
 import numpy as np
 
-from libc.math cimport atan2, floor, sqrtf
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memset
+from libc.math cimport INFINITY, atan2, fabsf, floor, sqrt, sqrtf
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from fastvec_c.drive.layout cimport *
 
@@ -14,19 +14,24 @@ cdef extern from "drive/observe.h" nogil:
     float drive_normal_length(float v)
     float drive_normal_width(float v)
     float drive_normal_road(float v)
+    int drive_portable
+    uint16_t drive_half(float value)
+    void drive_halves(const float *values, int32_t n, uint16_t *out)
 
 CELL_OF_RADIUS = 8     # cells per observation radius: smaller ones list fewer segments in vain, but are more
 OBSTACLE_CELL = 4.0    # metres
 MAX_CELLS = 250_000    # of one grid: a scene larger than usual gets larger cells
-MAX_LISTED = 100_000_000  # entries of one grid: 200 MB; usual ones have some hundred thousand
+MAX_LISTED = 20_000_000   # entries of one grid: 40 MB; usual ones have some hundred thousand, and 4 million with 10,000 segments
 
 TRACK = 2              # column of the metadata: is to be predicted
 
 # GPUDrive's rules of making a scene, as far as they are not in the configuration.
 STATIC_GOAL_DISTANCE = 0.2
-SHORTEST_THINNED = 11
-FLAT = 0.1             # half width and half height of a segment
-STOP_SIGN_HALF, STOP_SIGN_HALF_HEIGHT = 0.2, 1.0
+cdef enum:
+    SHORTEST_THINNED = 11  # points of a polyline
+    MOST_POINTS = 1746     # of one after thinning
+cdef float FLAT = 0.1      # half width and half height of a segment
+cdef float STOP_SIGN_HALF = 0.2, STOP_SIGN_HALF_HEIGHT = 1.0
 
 
 cdef float through_quaternion(float heading) noexcept nogil:
@@ -55,18 +60,24 @@ def mean_position(const float[:, :, ::1] position, const uint8_t[:, ::1] valid, 
 
 
 def thin(const float[:, ::1] points, float threshold):
-    """Indices of the points of a polyline that stay.
+    """Indices of the points of a polyline that stay, intp.
 
     For consecutive kept points a, b, c the middle one goes when their triangle is smaller than `threshold` (m^2); the
     next triangle begins at c after that, at b otherwise; passes repeat until one drops nothing (Visvalingam's idea).
+    Of what is left the first 1,746 stay.
     """
-    cdef Py_ssize_t n = points.shape[0], k, kept, next_kept
-    index_array = np.arange(n, dtype=np.intp)
-    if n < SHORTEST_THINNED:
-        return index_array
+    index_array = np.empty(points.shape[0], np.intp)
     cdef Py_ssize_t[::1] index = index_array
-    cdef Py_ssize_t a, b, c
-    kept = n
+    return index_array[:_thin(points, 0, points.shape[0], threshold, &index[0])] if points.shape[0] else index_array
+
+
+cdef Py_ssize_t _thin(const float[:, ::1] points, Py_ssize_t first, Py_ssize_t n, float threshold, Py_ssize_t *index) noexcept nogil:
+    # Writes which of the n points from `first` on stay to `index`; returns how many.
+    cdef Py_ssize_t k, kept = n, next_kept, a, b, c
+    for k in range(n):
+        index[k] = first + k
+    if n < SHORTEST_THINNED:
+        return n
     while True:
         # Compacts in place: what is kept goes to the front, in order.
         k = 0
@@ -75,8 +86,8 @@ def thin(const float[:, ::1] points, float threshold):
             a, b, c = index[k], index[k + 1], index[k + 2]
             index[next_kept] = a
             next_kept += 1
-            if 0.5 * abs((points[a, 0] - points[c, 0]) * (points[b, 1] - points[a, 1])
-                         - (points[a, 0] - points[b, 0]) * (points[c, 1] - points[a, 1])) < threshold:
+            if 0.5 * fabsf((points[a, 0] - points[c, 0]) * (points[b, 1] - points[a, 1])
+                           - (points[a, 0] - points[b, 0]) * (points[c, 1] - points[a, 1])) < threshold:
                 k += 2
             else:
                 k += 1
@@ -85,57 +96,82 @@ def thin(const float[:, ::1] points, float threshold):
             next_kept += 1
             k += 1
         if next_kept == kept:
-            return index_array[:kept]
+            return min(kept, MOST_POINTS)
         kept = next_kept
 
 
-def road_boxes(points, starts, types, ids, map_types, float mean_x, float mean_y, float threshold):
+def road_boxes(const float[:, ::1] points, const int64_t[::1] starts, const int32_t[::1] types, const int64_t[::1] ids,
+               const int64_t[::1] map_types, float mean_x, float mean_y, float threshold):
     """Road segments as GPUDrive's `map_observation`: float32 (R, 9), at most 10,000 of them.
 
     Columns: x, y, half length, half width, half height, heading, type, road id, map type.
     """
-    parts, count = [], 0
-    mean = np.array([mean_x, mean_y], np.float32)
-    for r, kind in enumerate(types):
-        if kind == 0 or count >= DRIVE_SEGMENTS:
-            continue
-        p = points[starts[r]:starts[r + 1]]
-        if kind in (DRIVE_EDGE, DRIVE_LINE, DRIVE_LANE):
-            p = p[np.asarray(thin(p, threshold))]
-            a, b = p[:len(p) - 1] - mean, p[1:] - mean
-            d = b - a
-            box = np.empty((len(d), 9), np.float32)
-            box[:, :2] = (a + b) / np.float32(2)
-            box[:, 2] = np.sqrt(d[:, 0] * d[:, 0] + d[:, 1] * d[:, 1]) / np.float32(2)
-            box[:, 3:5] = FLAT
-            box[:, 5] = [atan2(y, x) for x, y in d.tolist()]
-        elif kind in (DRIVE_CROSSWALK, DRIVE_BUMP):
-            p = p[:4] - mean
-            sides = np.roll(p, -1, axis=0) - p
-            lengths = np.sqrt(sides[:, 0] * sides[:, 0] + sides[:, 1] * sides[:, 1])
-            x, y = sides[lengths.argmax()].tolist()
-            box = np.array([[*p.mean(axis=0, dtype=np.float32), lengths.max() / 2, lengths.min() / 2, FLAT, atan2(y, x), 0, 0, 0]], np.float32)
-        else:
-            box = np.array([[*(p[0] - mean), STOP_SIGN_HALF, STOP_SIGN_HALF, STOP_SIGN_HALF_HEIGHT, 0, 0, 0, 0]], np.float32)
-        box[:, 6:] = kind, ids[r], map_types[r]
-        parts.append(box)
-        count += len(box)
-    boxes = np.concatenate(parts)[:DRIVE_SEGMENTS] if parts else np.zeros((0, 9), np.float32)
-    cdef float[:, ::1] view = boxes
-    cdef Py_ssize_t i
-    for i in range(view.shape[0]):
-        view[i, 5] = through_quaternion(view[i, 5])
-    return boxes
+    cdef Py_ssize_t r, k, kept, first, most = 0, count = 0, length
+    for r in range(types.shape[0]):
+        length = starts[r + 1] - starts[r]
+        most += max(length - 1, 1)  # segments; a sign has one
+    boxes = np.empty((min(most, DRIVE_SEGMENTS), 9), np.float32)
+    cdef float[:, ::1] box = boxes
+    cdef Py_ssize_t[::1] index = np.empty(points.shape[0] + 1, np.intp)
+    with nogil:
+        for r in range(types.shape[0]):
+            first = count
+            if types[r] == DRIVE_EDGE or types[r] == DRIVE_LINE or types[r] == DRIVE_LANE:
+                kept = _thin(points, starts[r], starts[r + 1] - starts[r], threshold, &index[0])
+                for k in range(kept - 1):
+                    if count == DRIVE_SEGMENTS:
+                        break
+                    _between(&box[count, 0], &points[index[k], 0], &points[index[k + 1], 0], mean_x, mean_y)
+                    count += 1
+            elif types[r] and count < DRIVE_SEGMENTS:
+                if types[r] == DRIVE_STOP_SIGN:
+                    _sign(&box[count, 0], &points[starts[r], 0], mean_x, mean_y)
+                else:
+                    _area(&box[count, 0], &points[starts[r], 0], mean_x, mean_y)
+                count += 1
+            for k in range(first, count):
+                box[k, 5] = through_quaternion(box[k, 5])
+                box[k, 6], box[k, 7], box[k, 8] = <float>types[r], <float>ids[r], <float>map_types[r]
+    return boxes[:count].copy()
+
+
+cdef void _between(float *box, const float *a, const float *b, float mean_x, float mean_y) noexcept nogil:
+    # The segment from a to b.
+    cdef float ax = a[0] - mean_x, ay = a[1] - mean_y, bx = b[0] - mean_x, by = b[1] - mean_y, dx = bx - ax, dy = by - ay
+    box[0], box[1] = (ax + bx) / 2, (ay + by) / 2
+    box[2], box[3], box[4] = sqrtf(dx * dx + dy * dy) / 2, FLAT, FLAT
+    box[5] = <float>atan2(<double>dy, <double>dx)
+
+
+cdef void _area(float *box, const float *corner, float mean_x, float mean_y) noexcept nogil:
+    # A crosswalk or speed bump: along the longest of the four sides.  As GPUDrive, which adds and subtracts corners
+    # before it subtracts the mean: far from the origin that makes half a millimetre.
+    cdef float x = 0, y = 0, dx, dy, length, longest = -1, shortest = INFINITY
+    cdef int k, other
+    for k in range(4):
+        other = 2 * ((k + 1) % 4)
+        x += corner[2 * k]
+        y += corner[2 * k + 1]
+        dx, dy = corner[other] - corner[2 * k], corner[other + 1] - corner[2 * k + 1]
+        length = <float>sqrt(<double>dx * dx + <double>dy * dy)
+        if length > longest:
+            longest = length
+            box[5] = <float>atan2(<double>dy, <double>dx)
+        shortest = min(shortest, length)
+    box[0], box[1], box[2], box[3], box[4] = x / 4 - mean_x, y / 4 - mean_y, longest / 2, shortest / 2, FLAT
+
+
+cdef void _sign(float *box, const float *at, float mean_x, float mean_y) noexcept nogil:
+    box[0], box[1], box[5] = at[0] - mean_x, at[1] - mean_y, 0
+    box[2], box[3], box[4] = STOP_SIGN_HALF, STOP_SIGN_HALF, STOP_SIGN_HALF_HEIGHT
 
 
 cdef build_grid(drive_grid *grid, const float[:, ::1] low, const float[:, ::1] high, double cell, double radius, int32_t enough, list keep, name):
     # Lists, per cell, the items whose bounding rectangle low..high is within `radius` of the cell.  Once a cell has
     # `enough` items that are within the radius of all of it, later ones cannot matter; 0: never enough.
-    cdef Py_ssize_t n = low.shape[0], i, total
-    cdef int32_t nx, ny, cx, cy, ax, ay, bx, by, c, run
-    cdef double x0, y0, slack, dx, dy, fx, fy, reach
-    cdef int32_t[::1] start, sure
-    cdef uint16_t[::1] item
+    cdef Py_ssize_t n = low.shape[0], i, total = 0
+    cdef int32_t nx, ny, c
+    cdef double x0, y0, slack, reach
     if n == 0:
         x0 = y0 = slack = reach = 0
         nx = ny = 0
@@ -149,55 +185,120 @@ cdef build_grid(drive_grid *grid, const float[:, ::1] low, const float[:, ::1] h
         area = float(np.prod(hi - lo + 2 * reach))
         cell = max(cell, (area / MAX_CELLS) ** 0.5)
         nx, ny = (int(v) for v in np.ceil((hi + reach - (x0, y0)) / cell))
-        listed = np.prod((np.asarray(high, float) - low + 2 * reach) / cell + 1, axis=1).sum()
+    room_array = np.zeros((ny + 1) * (nx + 1), np.int32)
+    cdef int32_t[::1] room = room_array
+    cdef int32_t[:, ::1] cells = np.empty((n, 4), np.int32)  # of each item: first x, first y, last x, last y
+    cdef double listed = 0
+    for i in range(n):
+        cells[i, 0] = max(<int32_t>floor((low[i, 0] - reach - x0) / cell), 0)
+        cells[i, 1] = max(<int32_t>floor((low[i, 1] - reach - y0) / cell), 0)
+        cells[i, 2] = min(<int32_t>floor((high[i, 0] + reach - x0) / cell), nx - 1)
+        cells[i, 3] = min(<int32_t>floor((high[i, 1] + reach - y0) / cell), ny - 1)
+        listed += <double>(cells[i, 2] - cells[i, 0] + 1) * (cells[i, 3] - cells[i, 1] + 1)
         if listed > MAX_LISTED:
             raise ValueError(f"{name}: roads are too many and too long to be looked up: {n} segments over {hi - lo} m")
+    _count_covers(cells, room, nx, ny)
+    # Every cell gets room for all items whose square of cells it is in, fills what it needs of it, and is then moved up.
     start_array = np.zeros(nx * ny + 1, np.int32)
-    start = start_array
-    sure_array = np.zeros(nx * ny, np.int32)
-    sure = sure_array
-    cdef int32_t fill_pass
-    item_array = np.zeros(1, np.uint16)
-    item = item_array
-    for fill_pass in range(2):
-        if fill_pass:
-            total = 0
-            for c in range(nx * ny):
-                run = start[c]
-                start[c] = total
-                total += run
-            start[nx * ny] = total
-            item_array = np.zeros(max(total, 1), np.uint16)
-            item = item_array
-            sure_array[:] = 0
-        for i in range(n):
-            ax = max(<int32_t>floor((low[i, 0] - reach - x0) / cell), 0)
-            ay = max(<int32_t>floor((low[i, 1] - reach - y0) / cell), 0)
-            bx = min(<int32_t>floor((high[i, 0] + reach - x0) / cell), nx - 1)
-            by = min(<int32_t>floor((high[i, 1] + reach - y0) / cell), ny - 1)
-            for cy in range(ay, by + 1):
-                dy = max(max(low[i, 1] - (y0 + (cy + 1) * cell), y0 + cy * cell - high[i, 1]), 0)
-                fy = max(high[i, 1] - (y0 + cy * cell), y0 + (cy + 1) * cell - low[i, 1])
-                for cx in range(ax, bx + 1):
-                    c = cy * nx + cx
-                    dx = max(max(low[i, 0] - (x0 + (cx + 1) * cell), x0 + cx * cell - high[i, 0]), 0)
-                    if dx * dx + dy * dy > reach * reach or (enough and sure[c] >= enough):
-                        continue
-                    fx = max(high[i, 0] - (x0 + cx * cell), x0 + (cx + 1) * cell - low[i, 0])
-                    if fx * fx + fy * fy < (radius - slack) * (radius - slack) and radius > slack:
-                        sure[c] += 1
-                    if fill_pass:
-                        item[start[c]] = <uint16_t>i
-                    start[c] += 1
-    # The filling moved every start to the end of its cell, which is where the next one begins.
-    for c in range(nx * ny, 0, -1):
-        start[c] = start[c - 1]
-    start[0] = 0
+    cdef int32_t[::1] start = start_array, end
+    for c in range(nx * ny):
+        start[c] = <int32_t>total
+        total += room[c // nx * (nx + 1) + c % nx]
+    start[nx * ny] = <int32_t>total
+    cdef uint16_t[::1] item = np.empty(max(total, 1), np.uint16)
+    end_array = start_array.copy()
+    end = end_array
+    if n:
+        _list_items(low, high, cells, x0, y0, cell, reach, max(radius - slack, 0), enough, nx, ny, &end[0], &item[0])
+    item_array = np.empty(max(int((end_array - start_array).sum()), 1), np.uint16)
+    cdef uint16_t[::1] packed = item_array
+    packed[0] = 0
+    total = 0
+    for c in range(nx * ny):
+        i = end[c] - start[c]
+        memcpy(&packed[0] + total, &item[0] + start[c], i * sizeof(uint16_t))
+        start[c] = <int32_t>total
+        total += i
+    start[nx * ny] = <int32_t>total
     keep += [start_array, item_array]
     grid.x0, grid.y0, grid.cells_per_metre = x0, y0, 1 / cell
     grid.nx, grid.ny = nx, ny
     grid.start = &start[0]
-    grid.item = &item[0]
+    grid.item = &packed[0]
+
+
+cdef void _count_covers(const int32_t[:, ::1] cells, int32_t[::1] room, int32_t nx, int32_t ny) noexcept nogil:
+    # How many of the squares of cells each cell is in; room is (ny + 1, nx + 1) zeros.
+    cdef Py_ssize_t i, row = nx + 1
+    cdef int32_t cx, cy
+    for i in range(cells.shape[0]):
+        room[cells[i, 1] * row + cells[i, 0]] += 1
+        room[cells[i, 1] * row + cells[i, 2] + 1] -= 1
+        room[(cells[i, 3] + 1) * row + cells[i, 0]] -= 1
+        room[(cells[i, 3] + 1) * row + cells[i, 2] + 1] += 1
+    for cy in range(ny + 1):
+        for cx in range(nx):
+            room[cy * row + cx + 1] += room[cy * row + cx]
+    for cy in range(ny):
+        for cx in range(nx + 1):
+            room[(cy + 1) * row + cx] += room[cy * row + cx]
+
+
+cdef int _list_items(const float[:, ::1] low, const float[:, ::1] high, const int32_t[:, ::1] cells, double x0, double y0, double cell,
+                     double reach, double inner, int32_t enough, int32_t nx, int32_t ny, int32_t *end, uint16_t *item) except -1:
+    # Appends to every cell the items within reach of it.  `inner`: within this of all of the cell they are sure to matter.
+    cdef int32_t ax, bx, cx, cy, l, r, c
+    cdef Py_ssize_t i
+    cdef double dy, fy, d
+    cdef double[::1] near = np.empty(nx), far = np.empty(nx)  # squared distances along x to the nearest and farthest point of a column
+    cdef int32_t[::1] sure_array = np.zeros(nx * ny, np.int32)
+    cdef int32_t *sure = &sure_array[0]
+    with nogil:
+        for i in range(low.shape[0]):
+            ax, bx = cells[i, 0], cells[i, 2]
+            for cx in range(ax, bx + 1):
+                d = max(max(low[i, 0] - (x0 + (cx + 1) * cell), x0 + cx * cell - high[i, 0]), 0)
+                near[cx] = d * d
+                d = max(high[i, 0] - (x0 + cx * cell), x0 + (cx + 1) * cell - low[i, 0])
+                far[cx] = d * d
+            for cy in range(cells[i, 1], cells[i, 3] + 1):
+                dy = max(max(low[i, 1] - (y0 + (cy + 1) * cell), y0 + cy * cell - high[i, 1]), 0)
+                fy = max(high[i, 1] - (y0 + cy * cell), y0 + (cy + 1) * cell - low[i, 1])
+                dy, fy, c = dy * dy, fy * fy, cy * nx
+                # Distances fall and then rise along the row, so what is within them is a run of cells.
+                l, r = ax, bx
+                while l <= r and near[l] + dy > reach * reach:
+                    l += 1
+                while l <= r and near[r] + dy > reach * reach:
+                    r -= 1
+                if not enough:
+                    for cx in range(l, r + 1):
+                        item[end[c + cx]] = <uint16_t>i
+                        end[c + cx] += 1
+                    continue
+                for cx in range(l, r + 1):  # there is room for it where it is not to be listed, too
+                    item[end[c + cx]] = <uint16_t>i
+                    end[c + cx] += sure[c + cx] < enough
+                while l <= r and not far[l] + fy < inner * inner:
+                    l += 1
+                while l <= r and not far[r] + fy < inner * inner:
+                    r -= 1
+                for cx in range(l, r + 1):
+                    sure[c + cx] += 1
+    return 0
+
+
+def halves(const float[::1] values, bint portable):
+    """For tests: float32 (a multiple of eight) to float16, as rows are packed; `portable`: as on any processor."""
+    global drive_portable
+    out = np.empty(len(values), np.uint16)
+    cdef uint16_t[::1] view = out
+    if len(values) % 8:
+        raise ValueError(f"{len(values)} values: expected a multiple of eight")
+    drive_portable = portable
+    drive_halves(&values[0], <int32_t>len(values), &view[0])
+    drive_portable = False
+    return out.view(np.float16)
 
 
 cdef class Scene:
@@ -218,15 +319,14 @@ cdef class Scene:
         self.name, self.scene_name, self.scenario_id = name, raw.name, raw.scenario_id
         self.deleted = frozenset(deleted)
         self._keep = []
-        mean = mean_position(raw.position, raw.valid, raw.points)
-        self.data.mean_x, self.data.mean_y = mean
+        self.data.mean_x, self.data.mean_y = raw.mean.tolist()
         self._add_agents(raw, config, deleted)
         self.map_observation = road_boxes(raw.points, raw.road_starts, raw.road_types, raw.road_ids, raw.road_map_types,
                                           self.data.mean_x, self.data.mean_y, config.polyline_reduction_threshold)
         self.map_observation.flags.writeable = False
         cdef const float[:, ::1] roads = self.map_observation
         self.data.map_observation = &roads[0, 0] if len(self.map_observation) else NULL
-        self._add_segments(config.obs_radius, 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS)
+        self._add_segments(config)
         self._add_boxes()
         self._add_names()
 
@@ -238,19 +338,24 @@ cdef class Scene:
         cdef const float[:, ::1] heading = raw.heading
         cdef const uint8_t[:, ::1] valid = raw.valid
         cdef const int32_t[:, ::1] metadata = raw.metadata
+        cdef const float[:, ::1] sizes = raw.sizes, goals = raw.goals
+        cdef const int32_t[::1] types = raw.types
+        cdef const int64_t[::1] ids = raw.ids
+        cdef const uint8_t[::1] experts = raw.experts
         # In these modes remove_non_vehicles says nothing, as recorded.
-        everything = config.init_mode in ("all_objects", "womd_tracks_to_predict")
+        cdef bint normalised = config.norm_obs
+        cdef bint everything = config.init_mode in ("all_objects", "womd_tracks_to_predict"), vehicles_only = config.remove_non_vehicles
         log_array = np.zeros((min(len(raw.types), DRIVE_AGENTS), DRIVE_STEPS, sizeof(drive_log_point) // sizeof(float)), np.float32)
         self._keep.append(log_array)
         cdef float[:, :, ::1] log_view = log_array
         scene.log = <drive_log_point *>&log_view[0, 0, 0] if log_array.size else NULL
         cdef drive_log_point *point
-        for o in raw.order:
+        for o in range(position.shape[0]):
             if scene.num_agents == DRIVE_AGENTS:
                 break
-            if raw.types[o] == 0 or raw.ids[o] in deleted:
+            if types[o] == 0 or deleted and ids[o] in deleted:
                 continue
-            if not everything and (not valid[o, 0] or (config.remove_non_vehicles and raw.types[o] != DRIVE_VEHICLE)):
+            if not everything and (not valid[o, 0] or (vehicles_only and types[o] != DRIVE_VEHICLE)):
                 continue
             i = scene.num_agents
             scene.num_agents += 1
@@ -260,16 +365,16 @@ cdef class Scene:
                 point.vx, point.vy = velocity[o, t, 0], velocity[o, t, 1]
                 point.yaw, point.heading = through_quaternion(heading[o, t]), heading[o, t]
                 point.valid = valid[o, t]
-            scene.type[i], scene.id[i] = raw.types[o], raw.ids[o]
-            scene.length[i], scene.width[i], scene.height[i] = raw.sizes[o]
-            scene.seen_length[i] = drive_normal_length(scene.length[i])
-            scene.seen_width[i] = drive_normal_width(scene.width[i])
-            scene.goal_x[i], scene.goal_y[i] = raw.goals[o, 0] - scene.mean_x, raw.goals[o, 1] - scene.mean_y
-            gx, gy = scene.goal_x[i] - scene.log[i * DRIVE_STEPS].x, scene.goal_y[i] - scene.log[i * DRIVE_STEPS].y
+            scene.type[i], scene.id[i] = <uint8_t>types[o], <float>ids[o]
+            scene.length[i], scene.width[i], scene.height[i] = sizes[o, 0], sizes[o, 1], sizes[o, 2]
+            scene.seen_length[i], scene.seen_width[i] = scene.length[i] * DRIVE_AGENT_SCALE, scene.width[i] * DRIVE_AGENT_SCALE
+            if normalised:
+                scene.seen_length[i], scene.seen_width[i] = drive_normal_length(scene.seen_length[i]), drive_normal_width(scene.seen_width[i])
+            scene.goal_x[i], scene.goal_y[i] = goals[o, 0] - scene.mean_x, goals[o, 1] - scene.mean_y
             for t in range(4):
                 scene.metadata[i][t] = metadata[o, t]
             scene.is_static[i] = self._is_static(config, i)
-            if scene.num_controlled < config.max_controlled_agents and self._may_be_driven(config, i, valid[o, 0] and not raw.experts[o]):
+            if scene.num_controlled < config.max_controlled_agents and self._may_be_driven(config, i, valid[o, 0] and not experts[o]):
                 scene.is_controlled[i] = 1
                 scene.controlled[scene.num_controlled] = i
                 scene.num_controlled += 1
@@ -291,22 +396,41 @@ cdef class Scene:
             return self.data.metadata[i][TRACK] == 1
         return is_there and not self.data.is_static[i]
 
-    cdef _add_segments(self, double radius, int32_t enough):
+    cdef _add_segments(self, config):
         cdef const float[:, ::1] boxes = self.map_observation
         cdef Py_ssize_t n = boxes.shape[0], i, k
-        array = np.zeros((max(n, 1), 16), np.float32)
-        self._keep.append(array)
-        cdef float[:, ::1] view = array
-        cdef drive_segment *segment = <drive_segment *>&view[0, 0]
-        self.data.segments = segment
-        self.data.num_segments = <int32_t>n
+        cdef bint normalised = config.norm_obs
+        room = max((n + 7) // 8 * 8, 8)
+        segments, sizes = np.zeros((room, DRIVE_ROAD), np.float32), np.zeros(room, np.uint64)
+        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("type", np.uint8, 8)])
+        eights["x"] = np.nan
+        self._keep += [segments, sizes, eights]
+        cdef drive_scene *scene = &self.data
+        scene.segments = <drive_segment *><size_t>segments.ctypes.data
+        scene.half_sizes = <uint64_t *><size_t>sizes.ctypes.data
+        scene.eights = <drive_eight *><size_t>eights.ctypes.data
+        scene.num_segments = <int32_t>n
+        cdef float *row
+        cdef drive_eight *eight
         for i in range(n):
+            row = scene.segments[i].row
             for k in range(3):
-                segment[i].row[2 + k] = drive_normal_road(boxes[i, 2 + k])
-            segment[i].row[6 + <int>boxes[i, 6]] = 1
-            segment[i].x, segment[i].y, segment[i].heading = boxes[i, 0], boxes[i, 1], boxes[i, 5]
-        centres = np.ascontiguousarray(self.map_observation[:, :2])
-        build_grid(&self.data.segments_near, centres, centres, radius / CELL_OF_RADIUS, radius, enough, self._keep, self.name)
+                row[2 + k] = drive_normal_road(boxes[i, 2 + k]) if normalised else boxes[i, 2 + k]
+                scene.half_sizes[i] |= <uint64_t>drive_half(row[2 + k]) << (16 * k)
+            row[6 + <int>boxes[i, 6]] = 1
+            eight, k = &scene.eights[i // 8], i % 8
+            eight.x[k], eight.y[k], eight.heading[k], eight.type[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5], <uint8_t>boxes[i, 6]
+        self._list_eights(config)
+
+    cdef _list_eights(self, config):
+        # Neighbours in index order are mostly neighbours on the road, so that few eights are looked at for one or two.
+        # Where the order decides, 25 of them are all that anybody can see.
+        n = len(self.map_observation)
+        centres = np.concatenate([self.map_observation[:, :2], np.repeat(self.map_observation[n - 1:, :2], (8 - n % 8) % 8, axis=0)])
+        centres = centres.reshape(-1, 8, 2)
+        enough = 0 if config.road_obs_algorithm == "k_nearest_roadpoints" else DRIVE_ROADS // 8
+        build_grid(&self.data.segments_near, centres.min(axis=1), centres.max(axis=1), config.obs_radius / CELL_OF_RADIUS, config.obs_radius,
+                   enough, self._keep, self.name)
 
     cdef _add_boxes(self):
         kinds = self.map_observation[:, 6]

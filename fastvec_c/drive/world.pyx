@@ -17,10 +17,17 @@ cdef extern from "drive/dynamics.h" nogil:
     void drive_send_away(drive_world *world, int32_t i)
 
 cdef extern from "drive/observe.h" nogil:
-    void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, float *out)
+    int drive_portable
+    void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, void *out)
 
 cdef extern from "drive/random.h" nogil:
     float drive_random_between(uint64_t *state, float low, float high)
+
+def use_portable_rows(bint on):
+    """For tests: has this process write observations as on processors that are not known specially."""
+    global drive_portable
+    drive_portable = on
+
 
 cdef float LOG_WEIGHT = 0.01  # of the nearness to the log, in distance_to_logs rewards: GPUDrive's default
 
@@ -89,7 +96,7 @@ cdef void advance(drive_world *world, const drive_rules *rules, const void *acti
 cdef void world_observe(const drive_world *world, const drive_rules *rules, char *out) noexcept nogil:
     cdef int32_t row
     for row in range(world.scene.num_controlled):
-        drive_write_row(world, world.scene.controlled[row], rules, <float *>(out + <size_t>row * rules.row.nbytes))
+        drive_write_row(world, world.scene.controlled[row], rules, out + <size_t>row * rules.row.nbytes)
 
 
 cdef int32_t first_bad_action(const drive_world *world, const drive_rules *rules, const void *actions) noexcept nogil:

@@ -31,10 +31,14 @@ class Driver:
         self.abi = Env.from_address(get(env.__fastvec_env__(), b"fastvec.env.v1"))
         n = self.abi.num_agents
         self.actions = np.zeros((n, *env.action_space.shape), env.action_space.dtype)
-        self.observations = np.full((n, *env.observation_space.shape), np.nan, np.float32)
+        self.observations = np.empty((n, *env.observation_space.shape), env.observation_space.dtype)
+        self.spoil()
         self.rewards = np.zeros(n, np.float32)
         self.terminations, self.truncations, self.masks = (np.zeros(n, np.uint8) for _ in range(3))
         self.rows = Rows(*(a.ctypes.data for a in (self.actions, self.observations, self.rewards, self.terminations, self.truncations, self.masks)))
+
+    def spoil(self):
+        self.observations.view(np.uint8)[:] = 255  # NaN, where it is float32 or float16
 
     def reset(self, seed=None):
         self.rewards[:], self.terminations[:], self.truncations[:], self.masks[:] = 0, 0, 0, 1
@@ -42,7 +46,7 @@ class Driver:
 
     def step(self, actions):
         self.actions[:] = actions
-        self.observations[:] = np.nan
+        self.spoil()
         self.rewards[:], self.terminations[:], self.truncations[:], self.masks[:] = np.nan, 99, 99, 99
         return self.abi.step(self.abi.self, C.byref(self.rows))
 

@@ -227,9 +227,9 @@ def compare_kernel(found, golden):
     controlled = np.flatnonzero(golden["controlled_state"])
     packed = np.empty((len(controlled), 2984), np.float32)
     for k, row in enumerate(golden["packed_rows"]):
-        raw = (golden["self_observation"][row], *(np.ascontiguousarray(golden[name][:, k]) for name in ("partner_observations", "agent_roadmap")))
-        pack_rows(*raw, packed, controlled)
-        found.kernel[0] += int(np.count_nonzero(packed.view(np.uint32) != np.ascontiguousarray(golden["packed_obs"][:, k]).view(np.uint32)))
+        partners, roads, theirs = (np.ascontiguousarray(golden[name][:, k]) for name in ("partner_observations", "agent_roadmap", "packed_obs"))
+        pack_rows(golden["self_observation"][row], partners, roads, packed, controlled)
+        found.kernel[0] += int(np.count_nonzero(packed.view(np.uint32) != theirs.view(np.uint32)))
         found.kernel[1] += packed.size
 
 
@@ -241,10 +241,15 @@ def gap(box, others):
 
     box: (5,), others: (M, 5): x, y, heading, half length, half width.
     """
-    axes = np.concatenate([np.stack([box[2] + others[:, 2] * 0, others[:, 2]], 1)] * 2, axis=1) + [0, 0, np.pi / 2, np.pi / 2]
-    along = lambda b, angle: b[..., 3, None] * np.abs(np.cos(angle - b[..., 2, None])) + b[..., 4, None] * np.abs(np.sin(angle - b[..., 2, None]))
+    boxes = np.broadcast_to(box, others.shape)
+    axes = np.stack([boxes[:, 2], others[:, 2], boxes[:, 2] + np.pi / 2, others[:, 2] + np.pi / 2], axis=1)
+
+    def half_extent(b):
+        turn = axes - b[:, 2, None]
+        return b[:, 3, None] * np.abs(np.cos(turn)) + b[:, 4, None] * np.abs(np.sin(turn))
+
     dx, dy = others[:, 0, None] - box[0], others[:, 1, None] - box[1]
-    return (np.abs(dx * np.cos(axes) + dy * np.sin(axes)) - along(np.broadcast_to(box, others.shape), axes) - along(others, axes)).max(axis=1)
+    return (np.abs(dx * np.cos(axes) + dy * np.sin(axes)) - half_extent(boxes) - half_extent(others)).max(axis=1)
 
 
 def nearest_gap(golden, row, slot):

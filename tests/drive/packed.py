@@ -25,9 +25,7 @@ KINDS = ("A", "B", "C", "D", "E", "F", "G", "H", "J", "K", "L", "M", "puffer")
 PUFFER_ROWS = [*range(0, 22), 30, 45, 60, 75, *range(89, 94), 120, 150, *range(180, 185), 200]
 ALONG_TIME = ("absolute_self_observation", "self_observation", "reward", "weighted_reward", "done", "info", "steps_remaining",
               "action", "action_index", "rewards", "terminals", "masks", "actions")
-PER_STEP_AGENT_MAJOR = ("observations",)
 X, Y, W, Z, YAW = 0, 1, 3, 6, 7  # columns of absolute_self_observation
-GOAL = [8, 9]
 
 
 # ---- what follows from what ------------------------------------------------------------------------------------------
@@ -87,7 +85,8 @@ def normalised(a):
     length, width = (lambda v: v * np.float32(0.7) / 30), (lambda v: v * np.float32(0.7) / 15)
     turn = lambda v: v / np.float32(2 * np.pi)
     ego = [me[..., 0] / 100, length(me[..., 1]), width(me[..., 2]), place(me[..., 4]), place(me[..., 5]), me[..., 6]]
-    p = [partner[..., 0] / 100, place(partner[..., 1]), place(partner[..., 2]), turn(partner[..., 3]), length(partner[..., 4]), width(partner[..., 5])]
+    p = [partner[..., 0] / 100, place(partner[..., 1]), place(partner[..., 2]), turn(partner[..., 3]), length(partner[..., 4]),
+         width(partner[..., 5])]
     r = [place(road[..., 0]), place(road[..., 1]), *(road[..., c] / 100 for c in (2, 3, 4)), turn(road[..., 5]),
          *(road[..., 6] == kind for kind in range(7))]
     rows = [np.stack(part, axis=-1).astype(np.float32).reshape(*me.shape[:2], -1) for part in (ego, p, r)]
@@ -139,7 +138,7 @@ def from_changes(bytes_, axis, dtype):
 
 def time_axis(name):
     """Along which an array changes little, or None."""
-    return 0 if name in ALONG_TIME else 1 if name in PER_STEP_AGENT_MAJOR else None
+    return 0 if name in ALONG_TIME else 1 if name == "observations" else None
 
 
 def segments_seen(a):
@@ -171,7 +170,8 @@ def pack(recording):
         del a["packed_obs"]
         goals = a["self_observation"][..., 4:6].copy()
         packed["goals:distance"] = distance(goals, expected_goals(a))
-        for name, seen, expected in (("agent_roadmap", segments_seen, expected_roads), ("partner_observations", slots_seen, expected_partners)):
+        for name, seen, expected in (("agent_roadmap", segments_seen, expected_roads),
+                                     ("partner_observations", slots_seen, expected_partners)):
             index = seen(a)
             packed[f"{name}:index"] = changes(index, 2)
             packed[f"{name}:distance"] = np.moveaxis(distance(a.pop(name), expected(a, index)), -1, 1)
@@ -237,7 +237,8 @@ def thinned(recording):
 def main(folder):
     files = sorted(folder.glob("*.npz"))
     for scene in sorted({file.stem.split("__")[0] for file in files}):
-        recordings = {kind: thinned(dict(np.load(folder / f"{scene}__{kind}.npz"))) for kind in KINDS if (folder / f"{scene}__{kind}.npz").exists()}
+        named = {kind: folder / f"{scene}__{kind}.npz" for kind in KINDS}
+        recordings = {kind: thinned(dict(np.load(file))) for kind, file in named.items() if file.exists()}
         out = io.BytesIO()
         np.savez(out, **{f"{kind}/{key}": array for kind, a in recordings.items() for key, array in pack(a).items()})
         filters = [dict(id=lzma.FILTER_LZMA2, preset=9 | lzma.PRESET_EXTREME, lc=0, lp=0, pb=0, dict_size=1 << 27)]

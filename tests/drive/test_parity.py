@@ -83,7 +83,8 @@ def test_roads_in_another_order_are_the_same_set():
 def test_gap_between_boxes(other, metres):
     box, others = np.array([0, 0, 0, 2, 1.0]), np.array([other], float)
     assert gap(box, others) == pytest.approx([metres], abs=1e-9)
-    turned = lambda b: np.column_stack([b[:, 0] * np.cos(1) - b[:, 1] * np.sin(1), b[:, 0] * np.sin(1) + b[:, 1] * np.cos(1), b[:, 2] + 1, b[:, 3:]])
+    c, s = np.cos(1), np.sin(1)
+    turned = lambda b: np.column_stack([b[:, 0] * c - b[:, 1] * s, b[:, 0] * s + b[:, 1] * c, b[:, 2] + 1, b[:, 3:]])
     assert gap(turned(box[None])[0], turned(others)) == pytest.approx([metres], abs=1e-9)
 
 
