@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastvec_c.drive.layout cimport *
-from fastvec_c.drive.pack cimport drive_pack_row
+from fastvec_c.drive.pack cimport DRIVE_RAW_PARTNER, DRIVE_RAW_ROAD, drive_pack_row, drive_raw
 from fastvec_c.drive.scene cimport Scene
 
 cdef extern from "drive/angle.h" nogil:
@@ -31,7 +31,6 @@ cdef enum:
     SELF = 8
     ABSOLUTE = 14
     INFO = 5
-    POINT = 9
     TRAJECTORY = 1456
 
 SHAPES = {  # of the tensors, behind the number of worlds; 4-byte numbers, some exported with a last axis of 1
@@ -380,11 +379,15 @@ cdef class SimulatorRows:
             drive_sincos(state[7], &world.sin[i], &world.cos[i])
 
     cdef void observe_row(self, const row_state *row, char *out) noexcept nogil:
-        cdef const drive_row *parts = &self.rules.data.row
-        cdef int32_t agent = row.world * DRIVE_AGENTS + row.slot
+        cdef size_t agent = row.world * DRIVE_AGENTS + row.slot
+        cdef drive_raw raw
         if self.fast:
             memcpy(self.mirrors[row.world].weights[row.slot], row.weights, sizeof(row.weights))
             drive_write_row(&self.mirrors[row.world], row.slot, &self.rules.data, out)
-        else:
-            drive_pack_row(self.sim.self_observation + agent * SELF, self.sim.partners + <size_t>agent * DRIVE_PARTNERS * POINT,
-                           self.sim.roads + <size_t>agent * DRIVE_ROADS * POINT, <float *>out)
+            return
+        raw.self, raw.weights = self.sim.self_observation + agent * SELF, row.weights
+        raw.partners = self.sim.partners + agent * DRIVE_PARTNERS * DRIVE_RAW_PARTNER
+        raw.roads = self.sim.roads + agent * DRIVE_ROADS * DRIVE_RAW_ROAD
+        raw.lidar = self.sim.lidar + agent * 3 * DRIVE_LIDAR * DRIVE_LIDAR_SAMPLE
+        raw.bev = self.sim.bev + agent * DRIVE_BEV * DRIVE_BEV
+        drive_pack_row(&self.rules.data.row, &raw, <float *>out)
