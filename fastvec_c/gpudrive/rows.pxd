@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 
-from fastvec_c.drive.layout cimport drive_world
+from fastvec_c.drive.layout cimport drive_rules, drive_world
 from fastvec_c.drive.rules cimport Rules
 
 # The exported tensors of a simulator's W worlds, 64 slots each.  They belong to the simulator, stay where they are for
@@ -32,6 +32,7 @@ cdef class SimulatorRows:
     cdef readonly int num_worlds, num_rows
     cdef exported sim
     cdef Rules rules
+    cdef drive_rules mirrored         # the same, without what mirrors cannot show
     cdef bint dense, fast, puffer_flags
     cdef readonly dict arrays         # the views that `sim` points into
     cdef list scenes                  # fast: the Scene of each world

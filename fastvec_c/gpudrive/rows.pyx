@@ -32,6 +32,7 @@ cdef enum:
     ABSOLUTE = 14
     INFO = 5
     TRAJECTORY = 1456
+    LIDAR = 600
 
 SHAPES = {  # of the tensors, behind the number of worlds; 4-byte numbers, some exported with a last axis of 1
     "action": (64, 10), "reward": (64,), "done": (64,), "info": (64, 5), "self_observation": (64, 8),
@@ -66,6 +67,8 @@ cdef class SimulatorRows:
     def __init__(self, dict arrays, Rules rules, rows_per_world, int num_rows, bint dense, bint fast, bint puffer_flags):
         self.num_worlds, self.num_rows = len(arrays["done"]), num_rows
         self.dense, self.fast, self.puffer_flags, self.rules = dense, fast, puffer_flags, rules
+        self.mirrored = rules.data
+        self.mirrored.row.lidar = 0
         self._keep, self.scenes = {}, []
         self.rows = <row_state *>self._zeros("rows", num_rows * sizeof(row_state))
         self.first_row = <int32_t *>self._zeros("first_row", (self.num_worlds + 1) * sizeof(int32_t))
@@ -381,13 +384,16 @@ cdef class SimulatorRows:
     cdef void observe_row(self, const row_state *row, char *out) noexcept nogil:
         cdef size_t agent = row.world * DRIVE_AGENTS + row.slot
         cdef drive_raw raw
+        cdef const float *lidar = self.sim.lidar + agent * LIDAR
         if self.fast:
             memcpy(self.mirrors[row.world].weights[row.slot], row.weights, sizeof(row.weights))
-            drive_write_row(&self.mirrors[row.world], row.slot, &self.rules.data, out)
+            drive_write_row(&self.mirrors[row.world], row.slot, &self.mirrored, out)
+            if self.rules.data.row.lidar:  # mirrors have nothing that beams could hit; there is no bev behind it
+                memcpy(out + self.rules.data.row.nbytes - LIDAR * sizeof(float), lidar, LIDAR * sizeof(float))
             return
         raw.self, raw.weights = self.sim.self_observation + agent * SELF, row.weights
         raw.partners = self.sim.partners + agent * DRIVE_PARTNERS * DRIVE_RAW_PARTNER
         raw.roads = self.sim.roads + agent * DRIVE_ROADS * DRIVE_RAW_ROAD
-        raw.lidar = self.sim.lidar + agent * 3 * DRIVE_LIDAR * DRIVE_LIDAR_SAMPLE
+        raw.lidar = lidar
         raw.bev = self.sim.bev + agent * DRIVE_BEV * DRIVE_BEV
         drive_pack_row(&self.rules.data.row, &raw, <float *>out)

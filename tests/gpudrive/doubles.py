@@ -98,6 +98,8 @@ class SimManager:
         self.action = np.zeros((len(scenes), 64, 10), np.float32)
         self._names = [n for n in EXPORTED if not (params.disableClassicalObs and n in CLASSICAL) and (params.enableLidar or n != "lidar")]
         self._arrays = {n: np.zeros_like(self._fresh(n)) for n in EXPORTED}
+        for name in set(EXPORTED) - set(self._names):
+            self._arrays[name][:] = np.nan  # nobody may read what is switched off
         self._export()
         self._arrays["action"] = self.action
         for name in self._arrays:
@@ -119,6 +121,8 @@ class SimManager:
     def _export(self):
         for name in self._names:
             self._arrays[name][...] = self._fresh(name)
+        for w, (agents, _) in enumerate(self._arrays["shape"]):
+            self._arrays["absolute_self_observation"][w, agents:] = np.nan  # rubbish in GPUDrive
 
     def step(self):
         assert os.getpid() == self.pid, "a simulator that crosses a fork hangs"
