@@ -17,10 +17,10 @@ from pathlib import Path
 PARTS = {
     "dynamics": r"drive_(move|turn|set_velocity|prepare|follow_log|send_away)",
     "collision": r"drive_(collide|can_collide|hit_agent|boxes_overlap)",
-    "partners": r"drive_write_partners",
-    "roads": r"drive_(first_roads|nearest_roads|grid_at)",
-    "writing": r"drive_write_(ego|roads|row)",
-    "angles and formulas": r"drive_(wrap|sincos|normal_)",
+    "partners": r"drive_(write_partners|near_agents)",
+    "roads": r"drive_(near_roads|see_roads|keep_nearest|mark_by_heap|grid_at|fill_lanes)",
+    "writing": r"drive_(write_|put_roads|halves)",
+    "angles and formulas": r"drive_(wrap|sincos|normal_|into_frame)",
     "rest": r"",
 }
 

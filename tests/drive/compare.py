@@ -25,15 +25,18 @@ KINDS = {
     "G": "A, all objects, k-nearest roads",
     "H": "A, all valid, at most 8 controlled",
     "J": "A, radius 20, roads not thinned",
-    # "K": "A, lidar",
-    # "L": "A, bird's-eye view",
-    # "M": "A, reset after step 45",
+    "K": "A, lidar",
+    "L": "A, bird's-eye view",
+    "M": "A, reset after step 45",
     "puffer": "PufferGPUDrive, 200 steps",
 }
 FIRST = 20  # steps
 LIMITS = (1e-4, 1e-3)  # of errors: over the first 20 steps, over all
 TOUCHING = 1e-3  # metres between boxes whose collision flags may differ,
 SHARE = 1e-3  # in at most this share of agent-steps
+GRAZES = 1e-3  # at most this share of beams meets a side so flatly that rounding moves the point by more than a millimetre,
+GRAZED = 0.02  # but not by more than this
+CELLS = 1e-5  # at most this share of cells lies within rounding of an edge
 SAME_PLACE = 0.01  # metres within which two road segments may be the same one
 COLLISION_BITS = 3  # of info, the first ones
 EGO, PARTNERS = 6, 63 * 6
@@ -50,6 +53,8 @@ class Findings:
         collisions: (row, slot, metres to the nearest box) of each differing collision flag.
         roads: how many lists of roads hold other roads; of how many.
         kernel: floats that `pack_rows` gets wrong by a bit; of how many.
+        beams: lidar samples that are more than a millimetre off, but on the same thing; of how many.
+        cells: of bird's-eye views that differ; of how many.
     """
 
     recording: Recording
@@ -59,6 +64,8 @@ class Findings:
     collisions: list = field(default_factory=list)
     roads: list = field(default_factory=lambda: [0, 0])
     kernel: list = field(default_factory=lambda: [0, 0])
+    beams: list = field(default_factory=lambda: [0, 0])
+    cells: list = field(default_factory=lambda: [0, 0])
 
     def exact(self, name, ours, theirs, where=True):
         self.flags[name] += int(np.count_nonzero((np.asarray(ours) != theirs) & where))
@@ -94,6 +101,8 @@ class Findings:
             said.append(f"{len(self.collisions)} collision flags differ in {self.agent_steps} agent-steps")
         said += [f"{self.roads[0]} of {self.roads[1]} lists of roads differ"] * (self.roads[0] > 0)
         said += [f"{self.kernel[0]} of {self.kernel[1]} floats packed from raw arrays differ"] * (self.kernel[0] > 0)
+        said += [f"{self.beams[0]} of {self.beams[1]} lidar beams are off"] * (self.beams[0] > GRAZES * self.beams[1])
+        said += [f"{self.cells[0]} of {self.cells[1]} bird's-eye cells differ"] * (self.cells[0] > CELLS * self.cells[1])
         return [f"{self.recording}: {text}" for text in said]
 
 
@@ -188,10 +197,20 @@ def compare_views(found, golden, env, row, step):
         found.rows("raw partners", step, raw["partner_observations"], partners, 1, 3, 2 * np.pi)
         compare_roads(found, "raw roads", step, raw["agent_roadmap"], roads, nearest, 1.0, 2 * np.pi)
         if "lidar" in golden:
-            found.close("lidar", step, raw["lidar"], golden["lidar"][:, k])
+            compare_lidar(found, step, raw["lidar"], golden["lidar"][:, k])
     for k in np.flatnonzero(golden.get("bev_rows", np.empty(0)) == row):
-        ours = env.raw(0, ["bev_observation"])["bev_observation"]
-        found.exact("bird's-eye cells", ours[golden["bev_agents"]], golden["bev_observation"][:, k])
+        ours, theirs = env.raw(0, ["bev_observation"])["bev_observation"][golden["bev_agents"]], golden["bev_observation"][:, k]
+        found.cells[0] += int(np.count_nonzero(ours != theirs))
+        found.cells[1] += theirs.size
+
+
+def compare_lidar(found, step, ours, theirs):
+    """Samples (agents, 3, 50, 4): what is hit exactly, where as far as rounding allows."""
+    off = np.abs(ours - theirs)[..., [0, 2, 3]].max(axis=-1)
+    found.exact("lidar types", ours[..., 1], theirs[..., 1])
+    found.exact("lidar samples that are far off", off > GRAZED, False)
+    found.beams[0] += int(np.count_nonzero(off > 1e-3))
+    found.beams[1] += off.size
 
 
 def compare_packed(found, step, ours, theirs, nearest):

@@ -115,7 +115,7 @@ def test_sampling_visits_all_scenes_and_masks_padding():
     driver = Driver(Drive(worlds=3, config=DriveConfig(collision_behavior="ignore", episode_len=2), resample_every=1, sample_with_replacement=True))
     assert driver.abi.num_agents == 3 * max(CONTROLLED.values())
     driver.reset(0)
-    seen, rows, per_world = set(), np.arange(36), []
+    seen, rows = set(), np.arange(36)
     hosted = lambda w: int(driver.env.raw(w, ["controlled_state"])["controlled_state"].sum())
     used = [hosted(w) for w in range(3)]
     for code, observations, rewards, terminations, truncations, masks in play(driver, 60):

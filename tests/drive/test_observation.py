@@ -12,7 +12,7 @@ from fastvec.drive import Drive, DriveConfig, creator, observation
 from fastvec.drive.observation import Layout, expand
 from fastvec.drive.scenes import find
 from fastvec_c.drive import scene, world
-from recordings import actions, cases, drive, load, scene_file
+from recordings import actions, cases, drive
 
 SHIPPED = find("shipped")
 ALGORITHMS = ("linear", "k_nearest_roadpoints")
@@ -144,9 +144,9 @@ def test_raw_rows_are_the_normalised_ones_scaled(algorithm):
 
 @pytest.mark.parametrize("recording", cases("AC"))
 def test_raw_rows_are_what_gpudrive_exports(recording):
-    golden = load(recording)
+    golden = recording.load()
     env = drive(recording, golden)
-    driver = Driver(Drive(scene_file(recording, golden), 1, replace(env.config, norm_obs=False), auto_reset=False))
+    driver = Driver(Drive(recording.scene_file, 1, replace(env.config, norm_obs=False), auto_reset=False))
     driver.reset()
     controlled = np.flatnonzero(golden["controlled_state"])
     for step in range(max(golden["big_rows"]) + 1):
