@@ -18,6 +18,7 @@ ctypedef struct exported:
     const float *bev                  # [W][64][40000]
     const float *trajectory           # [W][64][1456]
     const int32_t *controlled         # [W][64]
+    const int32_t *shape              # [W][2]: agents, road segments
     const int32_t *steps_remaining    # [W][64]
 
 # One row in its present episode.
@@ -44,10 +45,11 @@ cdef class SimulatorRows:
     cdef drive_world *mirrors         # [num_worlds]
 
     cdef void *_zeros(self, str name, size_t nbytes)
-    cdef void set_weights(self, row_state *row) noexcept nogil
+    cdef void draw_weights(self, int32_t w) noexcept nogil
+    cdef bint has_ended(self, const row_state *row) noexcept nogil
     cdef int32_t steps_taken(self, int32_t w) noexcept nogil
     cdef float reward_of(self, const row_state *row) noexcept nogil
     cdef void judge_row(self, row_state *row, float *reward, uint8_t *termination, uint8_t *truncation) noexcept nogil
     cdef void write_action(self, const row_state *row, const void *actions, int32_t r) noexcept nogil
     cdef void mirror(self, int32_t w) noexcept nogil
-    cdef void observe_row(self, const row_state *row, char *out) noexcept nogil
+    cdef void observe_row(self, row_state *row, char *out) noexcept nogil

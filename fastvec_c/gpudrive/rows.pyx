@@ -104,6 +104,7 @@ cdef class SimulatorRows:
         self.sim.bev = <const float *><size_t>address["bev_observation"]
         self.sim.trajectory = <const float *><size_t>address["expert_trajectory"]
         self.sim.controlled = <const int32_t *><size_t>address["controlled_state"]
+        self.sim.shape = <const int32_t *><size_t>address["shape"]
         self.sim.steps_remaining = <const int32_t *><size_t>address["steps_remaining"]
 
     def seed(self, uint64_t seed):
@@ -163,25 +164,37 @@ cdef class SimulatorRows:
         cdef row_state *row
         for w in worlds:
             self.live[w] = 0
+            self.draw_weights(w)
             for r in range(self.first_row[w], self.first_row[w + 1]):
                 row = &self.rows[r]
                 if row.world != w:
                     continue
-                row.alive = row.slot >= 0
+                # One that collides where it stands, or did while logs were replayed, has no episode.
+                row.alive = row.slot >= 0 and not self.has_ended(row)
                 row.ever_hit_road = row.ever_hit_agent = row.ever_reached = 0
                 row.episode_return = 0
-                self.set_weights(row)
                 self.live[w] += row.alive
                 mask[r] = row.alive
 
-    cdef void set_weights(self, row_state *row) noexcept nogil:
+    cdef void draw_weights(self, int32_t w) noexcept nogil:
+        # For every agent, with a row or without, in order: as drive draws them.
         cdef const drive_rules *rules = &self.rules.data
-        cdef int32_t k
-        for k in range(DRIVE_WEIGHTS):
-            if rules.reward == DRIVE_CONDITIONED and rules.weights_mode == DRIVE_RANDOM_WEIGHTS:
-                row.weights[k] = drive_random_between(&self.random[row.world], rules.weights_low[k], rules.weights_high[k])
-            else:
-                row.weights[k] = rules.weights[k]
+        cdef float[DRIVE_WEIGHTS] weights
+        cdef int32_t slot, k, r = self.first_row[w]
+        for slot in range(self.sim.shape[2 * w]):
+            for k in range(DRIVE_WEIGHTS):
+                if rules.reward == DRIVE_CONDITIONED and rules.weights_mode == DRIVE_RANDOM_WEIGHTS:
+                    weights[k] = drive_random_between(&self.random[w], rules.weights_low[k], rules.weights_high[k])
+                else:
+                    weights[k] = rules.weights[k]
+            if r < self.first_row[w + 1] and self.rows[r].slot == slot:
+                memcpy(self.rows[r].weights, weights, sizeof(weights))
+                r += 1
+
+    cdef bint has_ended(self, const row_state *row) noexcept nogil:
+        cdef int32_t agent = row.world * DRIVE_AGENTS + row.slot
+        cdef bint collided = self.sim.self_observation[agent * SELF + 6] > 0
+        return self.sim.info[agent * INFO + 3] == 1 or (self.rules.data.collision != DRIVE_IGNORE and collided)
 
     # ---- actions -----------------------------------------------------------------------------------------------------
 
@@ -299,8 +312,7 @@ cdef class SimulatorRows:
     cdef void judge_row(self, row_state *row, float *reward, uint8_t *termination, uint8_t *truncation) noexcept nogil:
         cdef int32_t agent = row.world * DRIVE_AGENTS + row.slot
         cdef const int32_t *info = self.sim.info + agent * INFO
-        cdef bint collided = self.sim.self_observation[agent * SELF + 6] > 0
-        cdef bint ended = info[3] == 1 or (self.rules.data.collision != DRIVE_IGNORE and collided)
+        cdef bint ended = self.has_ended(row)
         cdef bint late = not ended and self.steps_taken(row.world) >= self.rules.data.episode_len
         reward[0] = self.reward_of(row)
         row.episode_return += reward[0]
@@ -331,7 +343,7 @@ cdef class SimulatorRows:
         """Of a world whose episode ends now, as of drive; without world and scene."""
         cdef const row_state *row
         cdef int32_t r, n = 0, goals = 0, hits = 0, off = 0, late = 0
-        cdef float total = 0
+        cdef double each, total = 0
         for r in range(self.first_row[world], self.first_row[world + 1]):
             row = &self.rows[r]
             if row.slot < 0 or row.world != world:
@@ -342,7 +354,7 @@ cdef class SimulatorRows:
             off += row.ever_hit_road
             total += row.episode_return
             late += not row.ever_reached and not (self.rules.data.collision != DRIVE_IGNORE and (row.ever_hit_agent or row.ever_hit_road))
-        each = 1 / max(n, 1)
+        each = 1.0 / max(n, 1)
         return dict(num_agents=n, length=self.steps_taken(world) - self.rules.data.init_steps, mean_return=total * each,
                     goal_rate=goals * each, collision_rate=hits * each, off_road_rate=off * each, truncation_rate=late * each)
 
@@ -357,7 +369,7 @@ cdef class SimulatorRows:
         cdef uint8_t[:, ::1] out = observations.view(np.uint8).reshape(self.num_rows, -1)
         cdef size_t nbytes = self.rules.data.row.nbytes
         cdef int32_t r, w
-        if out.shape[1] != nbytes:
+        if <size_t>out.shape[1] != nbytes:
             raise ValueError(f"observations has rows of {out.shape[1]} bytes: expected {nbytes}")
         with nogil:
             if self.fast:
@@ -381,7 +393,7 @@ cdef class SimulatorRows:
             world.speed[i], world.collided[i] = own[0], own[6] > 0
             drive_sincos(state[7], &world.sin[i], &world.cos[i])
 
-    cdef void observe_row(self, const row_state *row, char *out) noexcept nogil:
+    cdef void observe_row(self, row_state *row, char *out) noexcept nogil:
         cdef size_t agent = row.world * DRIVE_AGENTS + row.slot
         cdef drive_raw raw
         cdef const float *lidar = self.sim.lidar + agent * LIDAR
