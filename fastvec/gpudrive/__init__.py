@@ -13,7 +13,7 @@ from typing import Any
 
 from fastvec.drive.config import DriveConfig
 from fastvec.gpudrive.config import drive_config
-from fastvec.gpudrive.env import GPUDrive, hosted_files
+from fastvec.gpudrive.env import GPUDrive, check_settings, hosted_files
 from fastvec.gpudrive.simulator import SimulatorError
 
 __all__ = ["Creator", "GPUDrive", "SimulatorError", "creator"]
@@ -67,12 +67,16 @@ def creator(scenes, worlds=None, config=None, *, fast_observations=True, dense=F
         **config_kwargs: fields of `DriveConfig`, over those of `config`.
 
     Raises:
-        TypeError, ValueError: an argument that is unknown or out of range.
+        TypeError, ValueError: an argument is unknown or out of range.
+        SceneError: there are no such scenes.
     """
     config = drive_config(config, **config_kwargs)
+    worlds = config.num_worlds if worlds is None else worlds
+    check_settings(config, worlds, episodes, fast_observations, rows_per_world)
     options = dict(fast_observations=fast_observations, dense=dense, episodes=episodes, resample_every=resample_every,
                    sample_with_replacement=sample_with_replacement, seed=seed, rows_per_world=rows_per_world, puffer_flags=puffer_flags)
-    return Creator(scenes, config.num_worlds if worlds is None else worlds, config, pin, options)
+    hosted_files(scenes, worlds, resample_every=resample_every, sample_with_replacement=sample_with_replacement, seed=seed)  # raises here
+    return Creator(scenes, worlds, config, pin, options)
 
 
 def _pin(env_index):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastvec.drive import scenes as scene_files
-from fastvec.drive.dealing import deal
+from fastvec.drive.dealing import check_count, deal
 from fastvec.drive.env import count_controlled, spaces
 from fastvec.env import Env
 from fastvec.gpudrive import simulator
@@ -13,6 +13,21 @@ from fastvec_c.drive.rules import Rules
 from fastvec_c.gpudrive.rows import SimulatorRows
 
 EPISODES = ("staggered", "synchronised")
+
+
+def check_settings(config, worlds, episodes, fast_observations, rows_per_world):
+    """Raises ValueError where the arguments of `GPUDrive` do not go together."""
+    if episodes not in EPISODES:
+        raise ValueError(f"episodes is {episodes!r}: allowed: {', '.join(map(repr, EPISODES))}")
+    check_count("worlds", worlds, 1)
+    if rows_per_world is not None:
+        check_count("rows_per_world", rows_per_world, 1)
+    if config.init_steps and worlds > 1 and episodes == "staggered":
+        raise ValueError(f"init_steps is {config.init_steps}: GPUDrive replays logs in all worlds at once; give episodes='synchronised' or worlds=1")
+    if fast_observations and config.bev_obs:
+        raise ValueError("bev_obs is True: the bird's-eye view comes from GPUDrive's own observations; give fast_observations=False")
+    if not fast_observations and config.observation == "packed":
+        raise ValueError("observation is 'packed': that needs fast_observations=True")
 
 
 class GPUDrive(Env):
@@ -34,8 +49,8 @@ class GPUDrive(Env):
         dense: rows follow each other without gaps, unused ones at the end; otherwise world w has the rows from
             w * rows_per_world on.
         rows_per_world: by default the largest number of controlled agents in the scenes that this env may host.
-        resample_every: episodes of each world after which all worlds take other scenes of their share, by set_maps().
-            With staggered episodes that cuts off those that still run: truncated.  0: only on `resample()`.
+        resample_every: when every world has ended so many episodes, all take other scenes of their share, by set_maps().
+            Staggered episodes that still run are cut off then: truncated.  0: only on `resample()`.
         sample_with_replacement, seed, first_world, total_worlds: as of `Drive`.
         puffer_flags: terminations and truncations as PufferGPUDrive has them: terminated with "done", whatever the
             reason; "truncated" are rows that have neither collided nor left the road nor reached their goal.
@@ -52,7 +67,7 @@ class GPUDrive(Env):
                  puffer_flags=False, sim=None, files=None):
         self.config = drive_config(config)
         self.num_worlds = self.config.num_worlds if worlds is None else worlds
-        self._check(episodes, fast_observations)
+        check_settings(self.config, self.num_worlds, episodes, fast_observations, rows_per_world)
         self._decks = [[f] for f in files] if sim else hosted_files(
             scenes, self.num_worlds, first_world=first_world, total_worlds=total_worlds, resample_every=resample_every,
             sample_with_replacement=sample_with_replacement, seed=seed)
@@ -60,7 +75,7 @@ class GPUDrive(Env):
         self._random = np.random.default_rng(seed) if sample_with_replacement else None
         self._turn = [0] * self.num_worlds if self._random is None else [int(self._random.integers(len(deck))) for deck in self._decks]
         self.observation_space, self.action_space = spaces(self.config)
-        self._begun = [0] * self.num_worlds  # episodes since these scenes are hosted
+        self._ended = [0] * self.num_worlds  # episodes since these scenes are hosted
         self.sim = sim or simulator.build(self.hosted(), self.config, fast_observations)
         arrays = simulator.exported(self.sim)
         rows = self._rows(rows_per_world, arrays)
@@ -68,16 +83,6 @@ class GPUDrive(Env):
         self.kernels = SimulatorRows(arrays, Rules(self.config), rows, self.num_agents, dense, fast_observations, puffer_flags)
         simulator.check_addresses(arrays, simulator.exported(self.sim))
         self.kernels.place(self.hosted(), self.config)
-
-    def _check(self, episodes, fast_observations):
-        if episodes not in EPISODES:
-            raise ValueError(f"episodes is {episodes!r}: allowed: {', '.join(map(repr, EPISODES))}")
-        if self.config.init_steps and self.num_worlds > 1 and episodes == "staggered":
-            raise ValueError(f"init_steps is {self.config.init_steps}: GPUDrive replays logs in all worlds at once; give episodes='synchronised' or worlds=1")
-        if fast_observations and self.config.bev_obs:
-            raise ValueError("bev_obs is True: the bird's-eye view comes from GPUDrive's own observations; give fast_observations=False")
-        if not fast_observations and self.config.observation == "packed":
-            raise ValueError("observation is 'packed': that needs fast_observations=True")
 
     def _rows(self, rows_per_world, arrays):
         """Rows of a world that suffice for every scene that may come."""
@@ -112,8 +117,10 @@ class GPUDrive(Env):
     def _end(self, over):
         """Counts the episodes of the worlds that are over, and begins new ones."""
         episodes = [dict(world=w, scene=self.hosted()[w], **self.kernels.statistics(w)) for w in over]
+        for w in over:
+            self._ended[w] += 1
         masks = np.empty(self.num_agents, bool)  # those of this step are told by now
-        if self.resample_every and min(self._begun) >= self.resample_every:
+        if self.resample_every and min(self._ended) >= self.resample_every:
             self.kernels.truncate(self.truncations)
             self._swap(self._next())
             self._begin(range(self.num_worlds), masks)
@@ -123,8 +130,6 @@ class GPUDrive(Env):
 
     def _begin(self, worlds, masks=None):
         self.sim.reset(list(worlds))
-        for w in worlds:
-            self._begun[w] += 1
         for t in range(self.config.init_steps):
             self.kernels.act_as_logged(t)
             self.sim.step()
@@ -176,7 +181,7 @@ class GPUDrive(Env):
         self._turn = list(turn)
         self.sim.set_maps(self.hosted())
         simulator.check_addresses(self.kernels.arrays, simulator.exported(self.sim))
-        self._begun = [0] * self.num_worlds
+        self._ended = [0] * self.num_worlds
         self.kernels.place(self.hosted(), self.config)
 
     def _first_observations(self):

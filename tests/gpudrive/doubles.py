@@ -183,8 +183,9 @@ class Replay:
             here = self.arrays[name][0, :self.n]
             here[...] = self.golden[name][self.row].reshape(here.shape)
         for k in np.flatnonzero(self.golden["big_rows"] == self.row):
-            for name in ("partner_observations", "agent_roadmap"):
-                self.arrays[name][0, :self.n] = self.golden[name][:, k]
+            for name in ("partner_observations", "agent_roadmap", "lidar"):
+                if name in self.golden:
+                    self.arrays[name][0, :self.n] = self.golden[name][:, k]
 
     def step(self):
         self.row += 1
