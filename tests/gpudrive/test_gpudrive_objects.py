@@ -89,7 +89,7 @@ def test_a_bare_simulator_with_settings_of_its_own(double):
 def test_an_env_config_carries_over():
     config = drive_config(EnvConfig(obs_radius=20.0, dynamics_model="bicycle"), max_controlled_agents=7)
     assert (config.obs_radius, config.dynamics_model, config.max_controlled_agents) == (20.0, "bicycle", 7)
-    assert config.steer_actions == DriveConfig().steer_actions
+    assert config.steer_actions == pytest.approx(DriveConfig().steer_actions)
     assert drive_config(config, obs_radius=30.0).obs_radius == 30.0
     with pytest.raises(TypeError, match="config is a dict without dynamics_model, collision_behavior, obs_radius: expected a DriveConfig or GPUDrive's EnvConfig"):
         drive_config({})
