@@ -22,7 +22,8 @@ class EnvConfig(SimpleNamespace):
         config = DriveConfig(**said)
         known = {name: getattr(config, name) for name in ("dynamics_model", "collision_behavior", "obs_radius", "init_mode", "reward_type", "lidar_obs",
                                                          "norm_obs", "polyline_reduction_threshold", "dist_to_goal_threshold", "partner_obs")}
-        super().__init__(**known, steer_actions=torch.round(torch.linspace(-torch.pi, torch.pi, 13), decimals=3), something_of_its_own=3)
+        super().__init__(**known, steer_actions=torch.round(torch.linspace(-torch.pi, torch.pi, 13), decimals=3),
+                         agent_size_scale=float(np.float32(0.7)), something_of_its_own=3)
 
 
 class TorchEnv(gymnasium.Env):
