@@ -28,6 +28,7 @@ from fastvec_c.gpudrive.rows import SHAPES, SimulatorRows
 import harness
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.remove(str(ROOT / "benchmarks"))  # `import gpudrive` would find this file there
 DATA = Path(os.environ.get("FASTVEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 WORLDS = 16
 SAID = dict(collision_behavior="ignore", reward_type="weighted_combination")
