@@ -117,7 +117,9 @@ class Puffer:
         self.rng = np.random.default_rng(0)
 
     def step(self):
-        self.env.step(self.rng.integers(0, 91, self.env.num_agents))
+        import torch
+
+        self.env.step(torch.from_numpy(self.rng.integers(0, 91, self.env.num_agents)))
         return int(np.asarray(self.env.masks).sum())
 
 
