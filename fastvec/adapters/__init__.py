@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from fastvec.adapters.compiled import adapt_compiled
+from fastvec.adapters.gpudrive import adapt_gpudrive, is_gpudrive
 from fastvec.adapters.gymnasium import adapt_gymnasium
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
@@ -16,7 +17,7 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, or a compiled env.
+        env: a gymnasium.Env, a fastvec.Env, a compiled env, or one of GPUDrive's objects.
         autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
 
     Returns:
@@ -32,6 +33,8 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
         return adapt_compiled(env)
     if isinstance(env, Env):
         return adapt_rows(env)
+    if is_gpudrive(env):  # before gymnasium.Env, which GPUDriveTorchEnv claims to be
+        return adapt_gpudrive(env)
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium and isinstance(env, gymnasium.Env):
         return adapt_gymnasium(env, autoreset)
