@@ -63,13 +63,14 @@ cdef class Pool:
         num_units: workers, or 1.
         envs_per_unit, rows_per_unit: of each.
         units_per_batch: how many `recv` waits for.
-        gather: take the first that finish and copy their rows together; else blocks of neighbours, in place.
+        gather: copy the rows of any workers together; else blocks of neighbours, in place.
+        in_order: batches come in the order in which they were sent; else the first to finish.
         action_spec: fastvec.Spec of one action.
         policy: how to wait.
     """
 
     def __cinit__(self, Fields fields, Mailboxes boxes, Host host, int num_units, int envs_per_unit, int rows_per_unit,
-                  int units_per_batch, bint gather, action_spec, WaitPolicy policy, **_):
+                  int units_per_batch, bint gather, bint in_order, action_spec, WaitPolicy policy, **_):
         self.fields = fields
         self.boxes = boxes
         self.host = host
@@ -78,6 +79,7 @@ cdef class Pool:
         self.rows_per_unit = rows_per_unit
         self.units_per_batch = units_per_batch
         self.gather = gather and units_per_batch < num_units
+        self.in_order = in_order
         self.waiter.policy = policy.c
         self.conns = []
         self.early = {}
@@ -351,6 +353,8 @@ cdef class Pool:
             w.slot = (w.slot + 1) % self.fields.slots
         w.order = w.last_order = what
         self.num_flying += 1
+        if self.in_order and what != FV_CALL:
+            self.enqueue(u)
         self.missing[u // self.units_per_batch] += 1
         if self.boxes is not None:
             self.boxes.box[u].slot = w.slot
@@ -359,17 +363,19 @@ cdef class Pool:
 
     cdef void ready(self, int u, bint message) noexcept nogil:
         """A unit has finished: queues it, or its block when that was the last one missing."""
-        cdef int block = u // self.units_per_batch, entry
+        cdef int block = u // self.units_per_batch
         self.unit[u].order = 0
         self.unit[u].message = message
         self.num_flying -= 1
         self.missing[block] -= 1
+        if self.in_order:
+            return  # queued when it was sent
         if self.gather:
-            entry = u
+            self.enqueue(u)
         elif self.missing[block] == 0:
-            entry = block
-        else:
-            return
+            self.enqueue(block)
+
+    cdef void enqueue(self, int entry) noexcept nogil:
         self.queue[(self.queue_head + self.queue_len) % self.num_units] = entry
         self.queue_len += 1
 
@@ -386,8 +392,14 @@ cdef class Pool:
                 bits &= bits - 1
 
     cdef bint enough(self, int units) noexcept nogil:
+        cdef int i
         if units == self.num_units:
             return self.num_flying == 0
+        if self.in_order:
+            for i in range(units):
+                if self.unit[self.queue[(self.queue_head + i) % self.num_units]].order:
+                    return False
+            return True
         return self.queue_len >= (units if self.gather else 1)
 
     cdef int wait(self, int units, int64_t deadline) noexcept nogil:
@@ -484,21 +496,19 @@ cdef class Pool:
     cdef take(self, int units):
         """Moves the batch that wait() promised from the queue to `held`."""
         cdef int i, first = 0
+        cdef int entries = units if self.gather or self.in_order else 1
+        for i in range(units):
+            if units == self.num_units:
+                self.held[i] = i
+            elif entries == units:
+                self.held[i] = self.queue[(self.queue_head + i) % self.num_units]
+            else:
+                self.held[i] = self.queue[self.queue_head] * units + i
         if units == self.num_units:
             self.queue_len = 0
-        elif not self.gather:
-            first = self.queue[self.queue_head] * units
-        if units < self.num_units and self.gather:
-            for i in range(units):
-                self.held[i] = self.queue[(self.queue_head + i) % self.num_units]
-            self.queue_head = (self.queue_head + units) % self.num_units
-            self.queue_len -= units
         else:
-            for i in range(units):
-                self.held[i] = first + i
-            if units < self.num_units:
-                self.queue_head = (self.queue_head + 1) % self.num_units
-                self.queue_len -= 1
+            self.queue_head = (self.queue_head + entries) % self.num_units
+            self.queue_len -= entries
         self.num_held = units
 
     cdef object batch(self):
