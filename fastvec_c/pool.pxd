@@ -85,6 +85,6 @@ cdef class Pool:
     cdef object batch_gathered(self)
     cdef dict messages(self)
     cdef scatter(self, actions)
-    cdef const char *fast_actions(self, actions) except? NULL
-    cdef check_bounds(self, const char *data, Py_ssize_t rows)
+    cdef const char *fast_actions(self, actions, int *type) except? NULL
+    cdef check_bounds(self, const char *data, int type, Py_ssize_t rows)
     cdef void account(self) noexcept nogil

@@ -5,7 +5,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -579,32 +579,38 @@ cdef class Pool:
         """Writes the actions of the held units into their rows of the arena."""
         cdef const char *data = NULL
         cdef Field *f = &self.fields.field[ACTIONS]
-        cdef int i, u, n = self.rows_per_unit
+        cdef int i, u, n = self.rows_per_unit, type = self.action_type
         cdef size_t nbytes = n * f.row_nbytes
         cdef char *target
         if actions is not None:
-            data = self.fast_actions(actions)
+            data = self.fast_actions(actions, &type)
             if data == NULL:
                 actions = as_rows(actions, self.num_held * n, self.action_shape, self.action_dtype)
                 data = <const char *>cnp.PyArray_DATA(actions)
-            self.check_bounds(data, self.num_held * n)
+            self.check_bounds(data, type, self.num_held * n)
         for i in range(self.num_held):
             u = self.held[i]
             target = row(f, self.unit[u].slot, u * n)
             if data == NULL:
-                self.check_bounds(target, n)
+                self.check_bounds(target, type, n)
+            elif type != self.action_type:
+                narrow(<int32_t *>target, <const int64_t *>data + i * n * self.action_items, n * self.action_items)
             elif target != data + i * nbytes:
                 memcpy(target, data + i * nbytes, nbytes)
 
-    cdef const char *fast_actions(self, actions) except? NULL:
-        """The data of an array that is already as the arena wants it; NULL for anything else."""
+    cdef const char *fast_actions(self, actions, int *type) except? NULL:
+        """The data of an array that is as the arena wants it, or of int64 for bounded int32; NULL for anything else.
+        *type becomes NumPy's type number."""
         cdef int i
         cdef cnp.ndarray array
+        cdef bint wide
         if not cnp.PyArray_CheckExact(actions):
             return NULL
         array = actions
+        # What torch samples, and what PufferLib's envs take: too frequent for the slow way.
+        wide = cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and self.action_type == cnp.NPY_INT32 and self.low != NULL
         if (
-            cnp.PyArray_TYPE(array) != self.action_type
+            not (cnp.PyArray_TYPE(array) == self.action_type or wide)
             or not cnp.PyArray_ISCARRAY_RO(array)
             or cnp.PyArray_NDIM(array) != 1 + len(self.action_shape)
             or cnp.PyArray_DIM(array, 0) != self.num_held * self.rows_per_unit
@@ -613,25 +619,20 @@ cdef class Pool:
         for i in range(len(self.action_shape)):
             if cnp.PyArray_DIM(array, i + 1) != <Py_ssize_t>self.action_shape[i]:
                 return NULL
+        type[0] = cnp.PyArray_TYPE(array)
         return <const char *>cnp.PyArray_DATA(array)
 
-    cdef check_bounds(self, const char *data, Py_ssize_t rows):
-        cdef const int64_t *x = <const int64_t *>data
-        cdef Py_ssize_t r
-        cdef int k
-        cdef bint bad = False
+    cdef check_bounds(self, const char *data, int type, Py_ssize_t rows):
+        """Raises ValueError for actions of NumPy's type number `type` that are out of bounds."""
         if self.low == NULL:
             return
-        if self.action_type == cnp.NPY_INT64:
-            for r in range(rows):
-                for k in range(self.action_items):
-                    bad |= x[k] < self.low[k] or x[k] > self.high[k]
-                x += self.action_items
-            if not bad:
-                return
-        shape = (rows, *self.action_shape)
-        array = np.frombuffer(<const char[:rows * self.fields.field[ACTIONS].row_nbytes]>data, self.action_dtype)
-        array = array.reshape(shape)
+        if type == cnp.NPY_INT64 and within(<const int64_t *>data, rows, self.action_items, self.low, self.high):
+            return
+        if type == cnp.NPY_INT32 and within(<const int32_t *>data, rows, self.action_items, self.low, self.high):
+            return
+        dtype = self.action_dtype if type == self.action_type else np.dtype(np.int64)
+        nbytes = rows * self.action_items * dtype.itemsize
+        array = np.frombuffer(<const char[:nbytes]>data, dtype).reshape((rows, *self.action_shape))
         low = np.array(<int64_t[:self.action_items]>self.low).reshape(self.action_shape)
         high = np.array(<int64_t[:self.action_items]>self.high).reshape(self.action_shape)
         if (array < low).any() or (array > high).any():
@@ -659,6 +660,29 @@ cdef class Pool:
             for i in range(self.num_held):
                 self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
         self.env_ns += min(self.slowest_ns, passed)
+
+
+ctypedef fused integer:
+    int32_t
+    int64_t
+
+
+cdef bint within(const integer *x, Py_ssize_t rows, int items, const int64_t *low, const int64_t *high) noexcept nogil:
+    """Whether all numbers of all rows lie within their bounds."""
+    cdef Py_ssize_t r
+    cdef int k
+    cdef bint bad = False
+    for r in range(rows):
+        for k in range(items):
+            bad |= x[k] < low[k] or x[k] > high[k]
+        x += items
+    return not bad
+
+
+cdef void narrow(int32_t *target, const int64_t *x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        target[i] = <int32_t>x[i]
 
 
 def _listed(items):

@@ -288,6 +288,32 @@ def test_good_actions(actions):
         assert vec.step(actions)[1].tolist() == [1, 2]
 
 
+class Narrow(envs.Scripted):
+    action_space = gymnasium.spaces.Discrete(7, dtype=np.int32)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.int16])
+def test_int32_actions(num_workers, dtype):
+    with fastvec.make(Narrow, num_workers, num_envs=4) as vec:
+        vec.reset()
+        assert vec.step(np.array([1, 2, 6, 0], dtype))[1].tolist() == [1, 2, 6, 0]
+        assert vec.step(np.arange(8, dtype=dtype)[::2])[1].tolist() == [1, 4, 10, 6]
+        for bad in [7, -1, 2**15 - 1]:
+            with pytest.raises(ValueError, match=rf"actions\[2\] = {bad} is out of range; give numbers from 0 to 6"):
+                vec.send(np.array([1, 2, bad, 0], dtype))
+        vec.actions[3] = 7
+        with pytest.raises(ValueError, match="= 7 is out of range"):
+            vec.send()
+
+
+def test_int64_actions_do_not_wrap():
+    with fastvec.make(Narrow, 1) as vec:
+        vec.reset()
+        with pytest.raises(ValueError, match=rf"actions\[0\] = {2**32} is out of range"):
+            vec.send(np.array([2**32]))
+
+
 def test_torch_actions():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     with fastvec.make(envs.Scripted, 1, num_envs=2) as vec:
