@@ -45,8 +45,8 @@ def make(
 
     Args:
         creator: a callable that returns an env, or a list of them, one for each env.  An env is a gymnasium.Env, a
-            fastvec.Env, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A creator that has
-            parameters named `env_index` or `num_envs` is called with them.
+            fastvec.Env, an env of PufferLib, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A
+            creator that has parameters named `env_index` or `num_envs` is called with them.
         num_workers: worker processes; 0 keeps the envs in this process; "auto" times an env and takes what should be
             fastest, 0 included.
         num_envs: envs in all; by default one for each creator of a list, else `num_workers * envs_per_worker`.

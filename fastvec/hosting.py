@@ -51,11 +51,17 @@ def describe(envs: list) -> list[Description]:
     """Of each adapted env what the trainer must know."""
     return [
         Description(
-            e.observation_spec, e.action_spec, e.env.observation_space, e.env.action_space, e.fields, e.num_agents,
+            e.observation_spec, e.action_spec, *_spaces(e.env), e.fields, e.num_agents,
             hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]
+
+
+def _spaces(env):
+    """One agent's (observation space, action space), as the env declares them."""
+    prefix = "single_" if hasattr(env, "single_observation_space") else ""
+    return getattr(env, f"{prefix}observation_space"), getattr(env, f"{prefix}action_space")
 
 
 def check_alike(descriptions: list[Description]):

@@ -64,6 +64,7 @@ cdef class Host:
             view[:, first_row:first_row + self.num_envs * rows_per_env] = np.zeros((), view.dtype)
         if not self.compiled:
             for i, env in enumerate(self.envs):
+                self.current[0] = i
                 first = first_row + i * rows_per_env
                 env.bind([
                     {name: view[s, first:first + env.num_agents] for name, view in fields.views.items()}
@@ -174,8 +175,9 @@ cdef class Host:
             if self.what[i] == KEEP:
                 continue
             self.current[0] = i
-            at = self.rows(i, slot, slot)
-            self.prepare_reset(i, &at)
+            if not (<PyEnv>self.envs[i]).resets_rows:
+                at = self.rows(i, slot, slot)
+                self.prepare_reset(i, &at)
             seed = self.seed[i] if self.what[i] == RESEED else None
             info = (<PyEnv>self.envs[i]).reset(slot, seed, options)
             if info:

@@ -6,17 +6,18 @@ from typing import Any
 
 from fastvec.adapters.compiled import adapt_compiled
 from fastvec.adapters.gymnasium import adapt_gymnasium
+from fastvec.adapters.puffer import Unbuilt, adapt_puffer, puffer_kinds
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
 
-ACCEPTED = "expected a gymnasium.Env, a fastvec.Env or a compiled env (one with __fastvec_env__)"
+ACCEPTED = "expected a gymnasium.Env, a fastvec.Env, an env of PufferLib or a compiled env (one with __fastvec_env__)"
 
 
 def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, or a compiled env.
+        env: a gymnasium.Env, a fastvec.Env, an env of PufferLib, or a compiled env.
         autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
 
     Returns:
@@ -32,6 +33,8 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
         return adapt_compiled(env)
     if isinstance(env, Env):
         return adapt_rows(env)
+    if isinstance(env, (Unbuilt, *puffer_kinds())):  # before gymnasium: emulated envs derive from its Env
+        return adapt_puffer(env)
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium and isinstance(env, gymnasium.Env):
         return adapt_gymnasium(env, autoreset)
