@@ -77,9 +77,10 @@ class Multiprocessing:
         _check_counts(num_envs, num_workers, batch_size, zero_copy)
         _check_creators(env_creators, env_args, env_kwargs, num_envs)
         self.driver_env = driver = env_creators[0](*env_args[0], **env_kwargs[0])
+        if not isinstance(driver, puffer_kinds()):
+            kinds = ", ".join(kind.__name__ for kind in puffer_kinds())
+            raise APIUsageError(f"env_creator must return one of PufferLib's envs ({kinds}), not {driver!r}")
         try:
-            if not isinstance(driver, puffer_kinds()):
-                raise APIUsageError(f"env_creator must return one of {puffer_kinds()}, not {driver!r}")
             self._vec = _start(
                 driver, list(zip(env_creators, env_args, env_kwargs)), seed,
                 num_workers=num_workers, batch_size=batch_size, zero_copy=zero_copy, in_order=sync_traj,

@@ -41,11 +41,11 @@ SYNC = {
     "copies": dict(num_workers=2, zero_copy=False),
 }
 ASYNC = {
-    "blocks in order": dict(num_workers=3, batch_size=2),
-    "blocks": dict(num_workers=3, batch_size=2, sync_traj=False),
+    "blocks in order": dict(num_workers=6, batch_size=2),
+    "blocks": dict(num_workers=6, batch_size=2, sync_traj=False),
     "a worker's": dict(num_workers=2, batch_size=3, sync_traj=False),
-    "gathered in order": dict(num_workers=3, batch_size=2, zero_copy=False),
-    "gathered": dict(num_workers=3, batch_size=2, zero_copy=False, sync_traj=False),
+    "gathered in order": dict(num_workers=6, batch_size=2, zero_copy=False),
+    "gathered": dict(num_workers=6, batch_size=2, zero_copy=False, sync_traj=False),
     "gathered with a rest": dict(num_workers=3, batch_size=4, zero_copy=False, sync_traj=False),
     "gathered with a rest in order": dict(num_workers=3, batch_size=4, zero_copy=False),
 }
@@ -465,12 +465,12 @@ def test_fastvec_make_knows_bad_results():
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 
-def run(vecenv, steps=10):
+def run(vecenv):
+    """For ever: what other workers have finished is delivered before a worker's failure is."""
     vecenv.async_reset()
-    for _ in range(steps):
+    while True:
         vecenv.recv()
         vecenv.send(np.zeros(vecenv.agents_per_batch, np.int32))
-    vecenv.recv()
 
 
 def test_driver_cannot_be_built():
@@ -614,8 +614,8 @@ def test_continuous_actions_out_of_range_at_first():
     (dict(env_creators=[envs.herd] * 5 + ["herd"]), "env_creators must be a list of callables; at place 5 is 'herd'"),
     (dict(env_creators=[envs.fading] * 6), "called with buf=, seed=.*pass buf on"),
     (dict(env_creators=[envs.herd] * 6, env_kwargs=[{"size": 3}] * 6), "unexpected keyword argument 'size'"),
-    (dict(env_creators=[lambda buf=None, seed=0: envs.Structured()] * 6), "env_creator must return one of"),
-    (dict(env_creators=[lambda buf=None, seed=0: None] * 6), "env_creator must return one of .* not None"),
+    (dict(env_creators=[lambda buf=None, seed=0: envs.Structured()] * 6), "env_creator must return one of PufferLib's envs "),
+    (dict(env_creators=[lambda buf=None, seed=0: None] * 6), "env_creator must return one of PufferLib's envs .PufferEnv, .*, not None"),
     (dict(env_creators=[envs.herd, *[envs.multi] * 5]), "env 1 .* and env 0 .* differ in their action space"),
     (dict(env_creators=[envs.herd, *[envs.cartpole] * 5]), "differ in their observation space"),
     (dict(wait="nap"), "wait='nap'"),
@@ -651,7 +651,7 @@ def test_pufferlib_without_teacher_actions(tmp_path):
     if not hasattr(envs.Herd(), "teacher_actions"):
         pytest.skip("this PufferLib has no teacher actions itself")
     tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), __file__, "-k",
-                   "serial and (native or dicts) or zero_copy or different or interface", path=[OLDER])
+                   "serial and (native or dicts) or zero_copy or different", path=[OLDER])
     assert tests.returncode == 0, tests.stdout + tests.stderr
     length = python("-c", "import test_pufferlib; print(test_pufferlib.serial('native')[1])", path=[OLDER], cwd=tmp_path)
     assert length.stdout == "7\n", length.stderr
