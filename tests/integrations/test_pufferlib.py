@@ -1,6 +1,8 @@
 """fastvec as a backend of PufferLib's, against PufferLib's own Serial backend."""
 import functools
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -655,6 +657,19 @@ def test_pufferlib_without_teacher_actions(tmp_path):
     assert tests.returncode == 0, tests.stdout + tests.stderr
     length = python("-c", "import test_pufferlib; print(test_pufferlib.serial('native')[1])", path=[OLDER], cwd=tmp_path)
     assert length.stdout == "7\n", length.stderr
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("pufferlib.pufferl", "rich_argparse", "pyro")),
+    reason="PufferLib's trainer is not installed (it needs rich-argparse and pyro-ppl)",
+)
+def test_pufferlibs_trainer_learns(tmp_path):
+    example = os.path.join(HERE, "..", "..", "examples", "puffer_train.py")
+    result = python(example, "--timesteps", "60000", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    before, after = map(int, re.search(r"episodes grew from (\d+) steps to (\d+)", result.stdout).groups())
+    assert after > 2 * before
+    assert "fastvec.puffer.Multiprocessing: 32 envs of GymnasiumPufferEnv in 2 workers" in result.stdout
 
 
 def test_missing_pufferlib(tmp_path):
