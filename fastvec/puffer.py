@@ -94,7 +94,7 @@ class Multiprocessing:
         self._vec_send = vec.send
         self._gathered = not zero_copy and batch_size < num_envs
         self._teacher_actions = vec.fields["teacher_actions"][0] if "teacher_actions" in vec.fields else None
-        self._teacher_blocks = {}  # by first row: views on the teacher actions of a batch
+        self._teacher_blocks = {}  # by id of a block's row numbers, which live as long as the VecEnv: views on its part
         self.num_environments = num_envs
         self.num_workers = num_workers
         self.envs_per_worker = num_envs // num_workers
@@ -149,7 +149,10 @@ class Multiprocessing:
         infos = _listed(infos) if infos else []
         if self._teacher_actions is None:
             return observations, rewards, terminals, truncations, infos, rows, masks
-        return observations, rewards, terminals, truncations, self._teacher_actions_of(rows), infos, rows, masks
+        teacher_actions = self._teacher_blocks.get(id(rows))
+        if teacher_actions is None:
+            teacher_actions = self._teacher_actions_of(rows)
+        return observations, rewards, terminals, truncations, teacher_actions, infos, rows, masks
 
     def send(self, actions):
         """Gives the actions for the batch that `recv` returned; returns at once.
@@ -200,10 +203,8 @@ class Multiprocessing:
     def _teacher_actions_of(self, rows):
         if self._gathered:
             return self._teacher_actions[rows]
-        first = rows.item(0)
-        if first not in self._teacher_blocks:
-            self._teacher_blocks[first] = self._teacher_actions[first:first + len(rows)]
-        return self._teacher_blocks[first]
+        block = self._teacher_blocks[id(rows)] = self._teacher_actions[rows[0]:rows[-1] + 1]
+        return block
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 """Envs with PufferLib's interface: attributes are the buffers that `reset` and `step` fill, for one agent or many."""
+cimport numpy as cnp
 from cpython.object cimport PyObject_GetAttr
 from cpython.tuple cimport PyTuple_GET_SIZE
 
 from .pyenv cimport PyEnv
 
 import numpy as np
+
+cnp.import_array()
 
 # What PufferLib calls the standard fields.
 NAMES = {
@@ -68,12 +71,26 @@ cdef class BufferEnv(PyEnv):
             what = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{result!r:.100}"
             expected = "(observations, infos)" if size == 2 else "(observations, rewards, terminals, truncations, infos)"
             raise TypeError(f"{method}() of {type(self.env).__name__} returned {what}; expected {expected}")
-        for i in range(len(views)):
-            buffer = PyObject_GetAttr(self.env, self.names[i])
-            if buffer is not views[i]:
-                np.copyto(views[i], buffer, casting="same_kind")
+        if not self.still_in_place(<tuple>result, views):
+            self.in_place = True
+            for i in range(len(views)):
+                buffer = PyObject_GetAttr(self.env, self.names[i])
+                if buffer is not views[i]:
+                    np.copyto(views[i], buffer, casting="same_kind")
+                    self.in_place = False
         info = (<tuple>result)[size - 1]
         return info if says_something(info) else None
+
+    cdef bint still_in_place(self, tuple result, tuple views):
+        """Whether a look at what the env returned is enough: looking up all its buffers would cost more than a short step.
+        Some envs return scalars in place of the smaller ones."""
+        cdef Py_ssize_t i
+        if not self.in_place or result[0] is not views[0]:
+            return False
+        for i in range(1, PyTuple_GET_SIZE(result) - 1):
+            if result[i] is not views[i] and cnp.PyArray_Check(result[i]):
+                return False
+        return True
 
     cpdef close(self):
         try:

@@ -672,6 +672,12 @@ cdef bint within(const integer *x, Py_ssize_t rows, int items, const int64_t *lo
     cdef Py_ssize_t r
     cdef int k
     cdef bint bad = False
+    cdef int64_t least = low[0]
+    cdef uint64_t range_ = <uint64_t>high[0] - <uint64_t>least
+    if items == 1:  # one comparison for both bounds: below the least, the difference wraps around
+        for r in range(rows):
+            bad |= <uint64_t>x[r] - <uint64_t>least > range_
+        return not bad
     for r in range(rows):
         for k in range(items):
             bad |= x[k] < low[k] or x[k] > high[k]
