@@ -10,9 +10,14 @@ from functools import partial
 
 import gymnasium
 import numpy as np
-import pufferlib
-import pufferlib.emulation
-import pufferlib.vector
+
+try:
+    import pufferlib
+    import pufferlib.emulation
+    import pufferlib.vector
+except ImportError:
+    print("vs_puffer: PufferLib is not installed (see docs/pufferlib.md)")
+    sys.exit()
 
 import fastvec.puffer
 

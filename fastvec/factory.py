@@ -317,7 +317,7 @@ def _admit(workers, hosting, arena, deadline, timeout):
         except OSError:
             raise worker.death("start") from None
     for worker in workers:
-        _hear(worker, deadline, timeout, "maps the arena")
+        _hear(worker, deadline, timeout, "prepares its rows")
 
 
 def _hear(worker, deadline, timeout, doing):

@@ -39,6 +39,9 @@ class Layout:
     fields: dict[str, Spec]  # of the buffers beyond the standard ones: teacher_actions, where PufferLib has them
     num_agents: int
 
+    def __str__(self):
+        return f"{self.num_agents} agents, {self.observation_space} and {self.action_space}"
+
     @staticmethod
     def of(env) -> Layout:
         import pufferlib
@@ -80,8 +83,8 @@ class NotAsDeclared(Exception):
 class Unbuilt:
     """An env that is built when its rows exist, so that it writes them in place."""
 
-    def __init__(self, build_env: Callable, layout: Layout):
-        self.build_env = build_env
+    def __init__(self, creator: Creator, layout: Layout):
+        self.creator = creator
         self.layout = layout
         self.single_observation_space = layout.observation_space
         self.single_action_space = layout.action_space
@@ -91,25 +94,30 @@ class Unbuilt:
 
         Raises:
             NotAsDeclared: its rows are of another shape.
+            whatever the creator raises.
         """
-        env = self.build_env(buf=buf)
-        if not isinstance(env, puffer_kinds()):
-            raise TypeError(f"the creator returned an object of type {type(env).__name__}; expected an env of PufferLib")
-        layout = Layout.of(env)
-        if layout != self.layout:
+        try:
+            env = self.creator.build(buf=buf)
+        except Exception as error:  # maybe because they are
+            self.compare(self.creator.probe(), error)
+            raise
+        try:
+            self.compare(Layout.of(env))
+        except NotAsDeclared:
             close_env(env)
-            raise NotAsDeclared(
-                f"{type(env).__name__} has {layout.num_agents} agents, {layout.observation_space} and {layout.action_space}; "
-                f"expected {self.layout.num_agents}, {self.layout.observation_space} and {self.layout.action_space}"
-            )
+            raise
         return env
+
+    def compare(self, found: Layout, cause: Exception | None = None):
+        if found != self.layout:
+            raise NotAsDeclared(f"it has {found}, where {self.layout} was expected") from cause
 
     def close(self):
         pass
 
 
 class Creator:
-    """What a worker calls for an env that PufferLib's way of calling creators builds.
+    """What a worker calls for an env that is built in PufferLib's way.
 
     Args:
         creator: called as `creator(*args, buf=..., seed=..., **kwargs)`.
@@ -120,10 +128,13 @@ class Creator:
         self.creator, self.args, self.kwargs, self.seed, self.layout = creator, args, kwargs, seed, layout
 
     def __call__(self) -> Unbuilt:
-        return Unbuilt(self.build, self.layout or self.probe())
+        return Unbuilt(self, self.layout or self.probe())
 
     def build(self, **buf):
-        return self.creator(*self.args, **buf, seed=self.seed, **self.kwargs)
+        env = self.creator(*self.args, **buf, seed=self.seed, **self.kwargs)
+        if not isinstance(env, puffer_kinds()):
+            raise TypeError(f"the creator returned an object of type {type(env).__name__}; expected an env of PufferLib")
+        return env
 
     def probe(self) -> Layout:
         env = self.build()

@@ -2,6 +2,7 @@
 import functools
 import os
 import signal
+import time
 
 import gymnasium
 import numpy as np
@@ -206,3 +207,7 @@ def throw():
 
 def kill_me():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep_long():
+    time.sleep(3600)

@@ -414,13 +414,26 @@ def test_different_numbers_of_agents(mode, how):
     vecenv.close()
 
 
+def test_different_numbers_of_agents_show_in_the_constructor():
+    """An env that cannot even be built with rows for fewer agents."""
+    def creator(buf=None, seed=0):
+        env = envs.sized_by_seed(buf, seed)
+        env.masks[:] = np.arange(env.num_agents) != 1
+        return env
+
+    vecenv = make(creator)
+    vecenv.async_reset()
+    assert vecenv.recv()[-1].reshape(ENVS, 3).astype(int).tolist() == 2 * [[1, 0, 0], [1, 0, 0], [1, 0, 1]]
+    vecenv.close()
+
+
 def test_an_env_that_is_never_the_same():
     count = iter(range(1, 99))
 
     def creator(buf=None, seed=0):
         return envs.Herd(num_agents=next(count), buf=buf)
 
-    with pytest.raises(fastvec.WorkerError, match="env 0 .*raised NotAsDeclared .Herd has .* agents.* expected"):
+    with pytest.raises(fastvec.WorkerError, match="env 0 .*raised NotAsDeclared .it has . agents, .* was expected"):
         make(creator, num_envs=1, num_workers=1)
 
 
@@ -487,6 +500,16 @@ def test_constructor_raises_in_a_worker():
     with pytest.raises(fastvec.WorkerError, match=r"env 2 \(worker 0\) raised KeyError .*when it was built") as e:
         make(functools.partial(envs.trapped, envs.throw, "build"))
     assert isinstance(e.value.__cause__, KeyError)
+
+
+def test_constructor_hangs():
+    with pytest.raises(fastvec.RecvTimeout, match="worker 0 still prepares its rows after 0.5 s"):
+        make(functools.partial(envs.trapped, envs.sleep_long, "build"), timeout=0.5)
+
+
+def test_creator_returns_something_else_in_a_worker():
+    with pytest.raises(fastvec.WorkerError, match="env 0 .*the creator returned an object of type Structured; expected an env of"):
+        make(lambda buf=None, seed=0: envs.structured() if buf is None else envs.Structured())
 
 
 @pytest.mark.parametrize("at, phase", [("reset", "reset"), (3, "step")])
