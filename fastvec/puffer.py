@@ -194,9 +194,11 @@ class Multiprocessing:
 
     def _check_first(self, actions):
         # Checks what fastvec does not: that continuous actions lie within their bounds.
-        if not self.action_space.contains(np.asarray(actions)):
+        actions = np.asarray(actions)
+        if not self.action_space.contains(actions):
             raise APIUsageError(
-                f"Actions do not match action space: {np.asarray(actions).dtype} {np.shape(actions)} is not in {self.action_space}"
+                f"Actions do not match action space: an array of {actions.dtype} {actions.shape}; give "
+                f"{self.agents_per_batch} of {self.single_action_space}"
             )
         self.initialized = True
 

@@ -495,7 +495,7 @@ cdef class Pool:
 
     cdef take(self, int units):
         """Moves the batch that wait() promised from the queue to `held`."""
-        cdef int i, first = 0
+        cdef int i
         cdef int entries = units if self.gather or self.in_order else 1
         for i in range(units):
             if units == self.num_units:
