@@ -92,9 +92,9 @@ class Multiprocessing:
         vec = self._vec
         self._vec_recv = vec.recv
         self._vec_send = vec.send
-        self._gathered = not zero_copy and batch_size < num_envs
+        self._in_place = zero_copy or batch_size == num_envs
+        self._known = {}  # {id of a batch in place, which lives as long as the VecEnv: what _parts made of it}
         self._teacher_actions = vec.fields["teacher_actions"][0] if "teacher_actions" in vec.fields else None
-        self._teacher_blocks = {}  # by id of a block's row numbers, which live as long as the VecEnv: views on its part
         self.num_environments = num_envs
         self.num_workers = num_workers
         self.envs_per_worker = num_envs // num_workers
@@ -143,16 +143,14 @@ class Multiprocessing:
             WorkerError: an env raised or a worker died; the workers are gone then.
         """
         try:
-            observations, rewards, terminals, truncations, masks, infos, rows = self._vec_recv()
+            batch = self._vec_recv()
         except StateError as error:
             raise APIUsageError(f"Call reset before stepping: {error}") from error
-        infos = _listed(infos) if infos else []
-        if self._teacher_actions is None:
-            return observations, rewards, terminals, truncations, infos, rows, masks
-        teacher_actions = self._teacher_blocks.get(id(rows))
-        if teacher_actions is None:
-            teacher_actions = self._teacher_actions_of(rows)
-        return observations, rewards, terminals, truncations, teacher_actions, infos, rows, masks
+        known = self._known.get(id(batch))
+        if known is None:
+            before, infos, after = self._parts(batch)
+            return *before, infos, *after
+        return known[0] + ([], *known[1])
 
     def send(self, actions):
         """Gives the actions for the batch that `recv` returned; returns at once.
@@ -202,11 +200,15 @@ class Multiprocessing:
             )
         self.initialized = True
 
-    def _teacher_actions_of(self, rows):
-        if self._gathered:
-            return self._teacher_actions[rows]
-        block = self._teacher_blocks[id(rows)] = self._teacher_actions[rows[0]:rows[-1] + 1]
-        return block
+    def _parts(self, batch):
+        """What `recv` returns for a batch: what comes before the infos, the infos, and what comes behind them."""
+        before, after = tuple(batch[:4]), (batch.rows, batch.masks)
+        if self._teacher_actions is not None:
+            rows = slice(batch.rows[0], batch.rows[-1] + 1) if self._in_place else batch.rows
+            before += (self._teacher_actions[rows],)
+        if self._in_place and not batch.infos:
+            self._known[id(batch)] = before, after
+        return before, _listed(batch.infos), after
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 

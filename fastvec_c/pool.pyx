@@ -128,8 +128,8 @@ cdef class Pool:
         if not (self.low and self.high):
             raise MemoryError()
         for i in range(self.action_items):
-            self.low[i] = max(int(low[i]), -(1 << 63))
-            self.high[i] = min(int(high[i]), (1 << 63) - 1)
+            self.low[i] = max(int(low[i]), np.iinfo(spec.dtype).min)
+            self.high[i] = min(int(high[i]), np.iinfo(spec.dtype).max, (1 << 63) - 1)
 
     def watch(self, int worker, int fd):
         """`fd` becomes readable when the worker is dead."""
@@ -580,21 +580,28 @@ cdef class Pool:
         cdef const char *data = NULL
         cdef Field *f = &self.fields.field[ACTIONS]
         cdef int i, u, n = self.rows_per_unit, type = self.action_type
+        cdef int items = n * self.action_items
         cdef size_t nbytes = n * f.row_nbytes
         cdef char *target
+        cdef const int64_t *wide
         if actions is not None:
             data = self.fast_actions(actions, &type)
             if data == NULL:
                 actions = as_rows(actions, self.num_held * n, self.action_shape, self.action_dtype)
                 data = <const char *>cnp.PyArray_DATA(actions)
-            self.check_bounds(data, type, self.num_held * n)
+            if type == self.action_type:
+                self.check_bounds(data, type, self.num_held * n)
         for i in range(self.num_held):
             u = self.held[i]
             target = row(f, self.unit[u].slot, u * n)
             if data == NULL:
                 self.check_bounds(target, type, n)
             elif type != self.action_type:
-                narrow(<int32_t *>target, <const int64_t *>data + i * n * self.action_items, n * self.action_items)
+                # First to where they belong: numbers of 32 bits are compared four at a time.
+                wide = <const int64_t *>data + i * items
+                if not (narrow(<int32_t *>target, wide, items)
+                        and within(<const int32_t *>target, n, self.action_items, self.low, self.high)):
+                    self.check_bounds(data, type, self.num_held * n)  # raises
             elif target != data + i * nbytes:
                 memcpy(target, data + i * nbytes, nbytes)
 
@@ -672,11 +679,10 @@ cdef bint within(const integer *x, Py_ssize_t rows, int items, const int64_t *lo
     cdef Py_ssize_t r
     cdef int k
     cdef bint bad = False
-    cdef int64_t least = low[0]
-    cdef uint64_t range_ = <uint64_t>high[0] - <uint64_t>least
-    if items == 1:  # one comparison for both bounds: below the least, the difference wraps around
+    cdef integer least = <integer>low[0], most = <integer>high[0]
+    if items == 1:
         for r in range(rows):
-            bad |= <uint64_t>x[r] - <uint64_t>least > range_
+            bad |= (x[r] < least) | (x[r] > most)
         return not bad
     for r in range(rows):
         for k in range(items):
@@ -685,10 +691,14 @@ cdef bint within(const integer *x, Py_ssize_t rows, int items, const int64_t *lo
     return not bad
 
 
-cdef void narrow(int32_t *target, const int64_t *x, Py_ssize_t n) noexcept nogil:
+cdef bint narrow(int32_t *target, const int64_t *x, Py_ssize_t n) noexcept nogil:
+    """Whether all numbers fit."""
     cdef Py_ssize_t i
+    cdef int64_t lost = 0
     for i in range(n):
         target[i] = <int32_t>x[i]
+        lost |= x[i] ^ target[i]
+    return lost == 0
 
 
 def _listed(items):

@@ -302,7 +302,7 @@ def test_int32_actions(num_workers, dtype):
         for bad in [7, -1, 2**15 - 1]:
             with pytest.raises(ValueError, match=rf"actions\[2\] = {bad} is out of range; give numbers from 0 to 6"):
                 vec.send(np.array([1, 2, bad, 0], dtype))
-        vec.actions[3] = 7
+        vec.actions[:] = 1, 2, 6, 7
         with pytest.raises(ValueError, match="= 7 is out of range"):
             vec.send()
 
