@@ -2,7 +2,7 @@
 # make test   the same, and run the tests
 # make debug  build with bounds checks, assertions and symbols, in place
 # make tsan   stress the handoff under ThreadSanitizer
-# make asan   test the drive world under AddressSanitizer, with bounds checks (two minutes; needs gcc)
+# make asan   test the drive world under AddressSanitizer, with bounds checks (six minutes; needs gcc)
 # make bench  all benchmarks, quickly
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +32,7 @@ asan: $(VENV)/.test
 	tests/asan.sh $(BIN)/python
 
 bench: $(VENV)/.test
-	for b in handoff syscalls memory vs_gymnasium vs_puffer oversubscribed drive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory loading vs_gymnasium vs_puffer oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info

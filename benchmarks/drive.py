@@ -5,10 +5,11 @@ our own scenes in turn, and the Waymo-derived ones of ../shared/data (or FASTVEC
 them what the real GPUDrive did there.  Then what a second worker brings, what the parts of a step cost in instructions
 (where valgrind is), and how near the writing of rows comes to memory bandwidth.
 """
+import multiprocessing
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,6 @@ import harness
 import instructions
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("FASTVEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 WORLDS = 16
 CONFIG = DriveConfig(collision_behavior="ignore", reward_type="sparse_on_goal_achieved")
 LAYOUTS = {"float32": CONFIG, "packed": replace(CONFIG, observation="packed")}
@@ -48,7 +48,7 @@ class Mix:
 
 
 OURS = Mix("generated scenes", "shipped", 327, {"as shipped": (5_000, 247), "stripped": (26_500, 1_295)}, (0, 400_000))
-WAYMO = Mix("Waymo-derived scenes", DATA / "gpudrive" / "scenes", 52, {"as shipped": (890, 274), "stripped": (5_500, 1_690)}, (1, 25_000))
+WAYMO = Mix("Waymo-derived scenes", harness.WAYMO_SCENES, 52, {"as shipped": (890, 274), "stripped": (5_500, 1_690)}, (1, 25_000))
 UNITS = ("controlled-agent steps/s", "world steps/s")
 
 
@@ -87,11 +87,11 @@ class Same:
         return self.creator()
 
 
-def pool(mix, workers, worlds, config=CONFIG, same=False):
+def pool(mix, workers, worlds, config=CONFIG, same=False, affinity=None):
     """`worlds` in all; `same`: each worker hosts those that the first one does."""
     envs = max(1, workers)
     creator = fastvec.drive.creator(mix.scenes, worlds // envs, config)
-    return fastvec.make(Same(creator) if same else creator, workers, num_envs=envs)
+    return fastvec.make(Same(creator) if same else creator, workers, num_envs=envs, affinity=affinity)
 
 
 def rates(report, mix, repetitions, seconds):
@@ -126,37 +126,87 @@ def times_gpudrive(mix, measured):
     return [harness.Sample(tuple(v / theirs[which] for v in measured[which].values)) for theirs in mix.gpudrive.values()]
 
 
+EQUAL, SHARED, ONE, PINNED = "equal", "shared", "1 worker, 1 CPU", "2 workers, a CPU each"
+
+
 def scaling(report, mix, repetitions, seconds):
     """What a second core brings: twice the same 8 worlds, and 16 worlds shared out.
 
-    One core: worker and trainer share a CPU; two: two workers and the trainer share two.
+    One core: worker and trainer share a CPU; two: two workers and the trainer share two.  And what the machine itself
+    gives: two processes that step these worlds and know nothing of one another, against one of them alone.
     """
-    sides = {}
+    vecs = {}
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    alone = [Alone(mix, 8, cpu) for cpu in cpus]
     try:
-        for load, worlds, same in (("the same 8 worlds in each worker", 8, True), ("16 worlds, shared out", 16, False)):
-            with one_cpu():
-                sides[load, "1 worker, 1 CPU"] = pool(mix, 1, worlds)
-            sides[load, "1 worker, 2 CPUs"] = pool(mix, 1, worlds)
-            sides[load, "2 workers, 2 CPUs"] = pool(mix, 2, 16, same=same)
-        measured = {side: agent_steps for side, (agent_steps, _) in measure(report, sides, repetitions, seconds).items()}
-        rows = [[f"{load}: {where}", measured[load, where], harness.ratio(measured[load, where], measured[load, "1 worker, 1 CPU"]), balance(vec)]
-                for (load, where), vec in sides.items()]
+        for load, worlds, same in ((EQUAL, 8, True), (SHARED, 16, False)):
+            with on_cpus(cpus[:1]):
+                vecs[load, ONE] = pool(mix, 1, worlds)
+            with on_cpus(cpus):
+                vecs[load, "1 worker, 2 CPUs"] = pool(mix, 1, worlds)
+                vecs[load, "2 workers, 2 CPUs"] = pool(mix, 2, 16, same=same)
+                vecs[load, PINNED] = pool(mix, 2, 16, same=same, affinity="cores")
+        sides = {side: partial(rate_on, cpus[:1] if side[1] == ONE else cpus, vec, seconds) for side, vec in vecs.items()}
+        sides |= {(EQUAL, f"{n} with no trainer"): partial(Alone.rate, alone[:n], seconds) for n in (1, 2)}
+        measured = report.rounds.in_turn(sides, repetitions)
+        balances = {side: balance(vec) for side, vec in vecs.items()}
     finally:
-        close(sides)
-    report.table(f"{mix.name}: from one core to two", ["", UNITS[0], "times one core", "balance"], rows)
-    gain = rows[2][2]
-    report.target(f"two cores do 1.9 times as much as one, with an equal load for each worker, on {mix.name}", gain.median >= 1.9, str(gain))
+        close(vecs)
+        for process in alone:
+            process.end()
+    machine = harness.ratio(measured[EQUAL, "2 with no trainer"], measured[EQUAL, "1 with no trainer"])
+    times = {(load, where): harness.ratio(sample, measured[load, ONE]) for (load, where), sample in measured.items()}
+    rows = [[f"{load}: {where}", sample, times[load, where], harness.ratio(times[load, where], machine) if "2 workers" in where else None,
+             balances.get((load, where))] for (load, where), sample in measured.items()]
+    report.table(f"{mix.name}: from one core to two (equal: the same 8 worlds in each worker; shared: 16 worlds); without a trainer {machine} times",
+                 ["", UNITS[0], "times one core", "of what the machine gives", "balance"], rows)
+    gain = times[EQUAL, PINNED]
+    report.target(f"two cores do 1.9 times as much as one, with an equal load for each worker, on {mix.name}", gain.median >= 1.9,
+                  f"{gain}; not pinned {times[EQUAL, '2 workers, 2 CPUs']}; without a trainer {machine}")
 
 
 @contextmanager
-def one_cpu():
-    """This process, and those it starts meanwhile, on one of its CPUs."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})
+def on_cpus(cpus):
+    """This process, and those it starts meanwhile, on some of its CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, before)
+
+
+def rate_on(cpus, vec, seconds):
+    """Controlled-agent steps per second with the trainer on these CPUs."""
+    with on_cpus(cpus):
+        return steps_per_second(vec, seconds)[0]
+
+
+class Alone:
+    """A process with a CPU to itself that steps worlds when it is told to, and is no worker of anybody."""
+
+    def __init__(self, mix, worlds, cpu):
+        self.pipe, other = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("spawn").Process(target=self.serve, args=(other, mix, worlds, cpu), daemon=True)
+        self.process.start()
+        other.close()
+
+    @staticmethod
+    def serve(pipe, mix, worlds, cpu):
+        with on_cpus([cpu]), pool(mix, 0, worlds) as vec:
+            while (seconds := pipe.recv()) is not None:
+                pipe.send(steps_per_second(vec, seconds)[0])
+
+    @staticmethod
+    def rate(some, seconds):
+        """Controlled-agent steps per second of some of them at the same time, in all."""
+        for process in some:
+            process.pipe.send(seconds)
+        return sum(process.pipe.recv() for process in some)
+
+    def end(self):
+        self.pipe.send(None)
+        self.process.join()
 
 
 def measure(report, vecs, repetitions, seconds):
@@ -164,8 +214,7 @@ def measure(report, vecs, repetitions, seconds):
     steps = {side: [] for side in vecs}
 
     def agent_rate(side):
-        with one_cpu() if side[1] == "1 worker, 1 CPU" else nullcontext():
-            agent_steps, all_steps = steps_per_second(vecs[side], seconds)
+        agent_steps, all_steps = steps_per_second(vecs[side], seconds)
         steps[side].append(all_steps)
         return agent_steps
 

@@ -30,6 +30,8 @@ def main():
     report = harness.Report("handoff", args)
     repetitions, seconds = (3, 0.02) if args.quick else (15, 0.1)
     vecs = {n: fastvec.make(Probe, n, num_envs=n or 1, wait=args.wait) for n in (0, 1, 2, 4, 8)}
+    for vec in vecs.values():
+        vec.reset(seed=0)
     with tempfile.TemporaryDirectory() as folder:
         sides = {"floor": floor} if (floor := ping_pong(folder, 20_000 if args.quick else 200_000)) else {}
         sides |= {n: partial(round_trip, vec, seconds) for n, vec in vecs.items()}
@@ -64,8 +66,6 @@ def ping_pong(folder, rounds):
 
 def round_trip(vec, seconds) -> float:
     """ns of a send and a recv.  The vec's workers may be asleep: the first steps do not count."""
-    if vec._phase == "fresh":
-        vec.reset(seed=0)
     actions = np.zeros(vec.num_rows, np.int64)
     steps = 64
     while (took := timed(vec, actions, steps)) < seconds / 20:

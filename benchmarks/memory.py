@@ -25,7 +25,8 @@ WORLDS, WORLDS_TARGET = 1000, 1000  # driving worlds, MB for all of them
 
 def main():
     p = harness.parser(__doc__)
-    p.add_argument("--scenes", nargs="+", default=["shipped"], help="of the thousand worlds: files and folders (default: the shipped ones)")
+    p.add_argument("--scenes", nargs="+", help="of the thousand worlds: files and folders (default: the generated and the Waymo-derived ones "
+                   "in ../shared/data, or FASTVEC_TEST_DATA; where these are not, the shipped ones)")
     args = p.parse_args()
     report = harness.Report("memory", args)
     envs = {"Probe": Probe, "drive, 8 worlds": partial(fastvec.drive.creator, "shipped", 8)()}
@@ -40,8 +41,15 @@ def main():
     for (name, method), workers in own.items():
         if name == "Probe":
             report.target(f"a worker takes less than {TARGET} MB ({method})", workers.median < TARGET, f"{workers.median:.1f} MB")
-    crowd(report, args.scenes)
+    crowd(report, args.scenes or recorded_scenes(report))
     report.finish()
+
+
+def recorded_scenes(report):
+    if harness.WAYMO_SCENES.is_dir():
+        return [harness.DATA / "generated" / "scenes", harness.WAYMO_SCENES]
+    report.say(f"{harness.WAYMO_SCENES} is not there: the thousand worlds host the shipped scenes only")
+    return "shipped"
 
 
 def crowd(report, wanted):

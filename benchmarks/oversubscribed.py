@@ -51,6 +51,9 @@ def busy(report, work_us, wait, repetitions, seconds):
         vecs[n, "sync"] = fastvec.make(creator, n, wait=wait)
         vecs[n, "async, half batches"] = fastvec.make(creator, n, wait=wait, batch_size=n // 2)
     try:
+        for vec in vecs.values():
+            vec.async_reset(seed=0)
+            vec.recv()
         sides = {side: partial(env_steps_per_second, vec, seconds) for side, vec in vecs.items()}
         measured = report.rounds.in_turn(sides, repetitions)
     finally:
@@ -66,9 +69,6 @@ def busy(report, work_us, wait, repetitions, seconds):
 
 
 def env_steps_per_second(vec, seconds) -> float:
-    if vec._phase == "fresh":
-        vec.async_reset(seed=0)
-        vec.recv()
     actions = np.zeros(vec.batch_size, np.int64)
 
     def step():

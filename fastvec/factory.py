@@ -10,7 +10,7 @@ from multiprocessing import reduction
 import psutil
 
 from fastvec_c.arena import Arena
-from fastvec_c.errors import RecvTimeout
+from fastvec_c.errors import RecvTimeout, WorkerError
 from fastvec_c.fields import Fields
 from fastvec_c.mailbox import MAX_WORKERS, Mailboxes
 from fastvec_c.worker import Host
@@ -45,8 +45,10 @@ def make(
 
     Args:
         creator: a callable that returns an env, or a list of them, one for each env.  An env is a gymnasium.Env, a
-            fastvec.Env, an env of PufferLib, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A
-            creator that has parameters named `env_index` or `num_envs` is called with them.
+            fastvec.Env, an env of PufferLib, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A creator that has
+            parameters named `env_index` or `num_envs` is called with them.  Attributes that a creator may have:
+            `start_attempts`, how often a worker that dies while it builds is started; `describe(env_index, num_envs)`,
+            a text for the error of one that died in all of them.
         num_workers: worker processes; 0 keeps the envs in this process; "auto" times an env and takes what should be
             fastest, 0 included.
         num_envs: envs in all; by default one for each creator of a list, else `num_workers * envs_per_worker`.
@@ -65,7 +67,9 @@ def make(
             a fastvec.WaitPolicy.
         start_method: "fork", "forkserver" or "spawn"; by default fork where the system has it.  The others need
             creators that can be pickled (cloudpickle is used if installed).
-        affinity: "cores" pins worker i to the i-th usable CPU; or for each worker a CPU number or a list of them.
+        affinity: "cores" pins worker i to the i-th usable CPU; or for each worker a CPU number or a list of them.  With a
+            worker for each CPU of a machine that nobody else uses, some percent faster and steadier; where others compute
+            there, too, much slower, since a pinned worker cannot get out of their way.
         timeout: seconds that any wait for workers may last, their start included; None waits as long as they live.
 
     Returns:
@@ -106,7 +110,7 @@ def make(
             host, descriptions = _host_here(creators, autoreset)
         else:
             tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context)
-            descriptions = _start_workers(workers, tasks, context, deadline, timeout)
+            descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
         hosting = lay_out(descriptions, units, slots)
         _check_memory(hosting)
@@ -298,14 +302,40 @@ def _cpus_of_workers(affinity, num_workers) -> list:
     return cpus
 
 
-def _start_workers(workers, tasks, context, deadline, timeout) -> list:
+def _start_workers(workers, tasks, creators, context, deadline, timeout) -> list:
     """Starts all workers, appending to `workers`; the descriptions of all envs, once they are built."""
     for task in tasks:
         workers.append(process.Worker(context, task, workers))
     descriptions = []
-    for worker in workers:
-        descriptions += _hear(worker, deadline, timeout, "builds its envs")
+    for i, task in enumerate(tasks):
+        hosted = creators[task.first_env:task.first_env + len(creators) // len(tasks)]
+        descriptions += _built(workers, i, task, hosted, context, deadline, timeout)
     return descriptions
+
+
+def _built(workers, i, task, creators, context, deadline, timeout):
+    """The descriptions of worker i's envs.  One that dies is started again, where its creators have `start_attempts`."""
+    attempts = max(getattr(creator, "start_attempts", 1) for creator in creators)
+    for attempt in range(1, attempts + 1):
+        try:
+            return _hear(workers[i], deadline, timeout, "builds its envs")
+        except WorkerError as error:
+            if error.exitcode is None:  # an exception: it would come again
+                raise
+            if attempt == attempts:
+                raise _with_scenes(error, attempts, creators, task) from None
+        siblings = workers[:i] + workers[i + 1:]
+        workers[i].release()
+        workers[i] = process.Worker(context, task, siblings)
+
+
+def _with_scenes(error, attempts, creators, task):
+    """The error of a worker that died, with how often it did, and what its creators say of what they host."""
+    told = [creator.describe(task.first_env + k, task.num_envs) for k, creator in enumerate(creators) if hasattr(creator, "describe")]
+    first, *log = str(error).split("\n", 1)
+    times = f" It did so {attempts} times." if attempts > 1 else ""
+    message = "\n".join([first + times + "".join(f" It was {what}." for what in told), *log])
+    return WorkerError(message, worker=error.worker, env=error.env, phase=error.phase, exitcode=error.exitcode)
 
 
 def _admit(workers, hosting, arena, deadline, timeout):

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -207,6 +208,8 @@ def _worker_main(task: Task, conn, crash_log: SharedFd, foreign: list):
         watchdog.watch_trainer(task.trainer)
         if task.cpus is not None:
             os.sched_setaffinity(0, task.cpus)
+        if "torch" in sys.modules:  # over a fork; its pool of threads did not come along, and would be waited for
+            sys.modules["torch"].set_num_threads(1)
         loop = _start(task, conn)
         if loop is not None:
             _serve(loop, conn)

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 python=$(realpath -s "$1")
 shift
-[ $# -gt 0 ] || set -- tests/drive/test_parity.py tests/drive/test_collisions.py tests/drive/test_scenes.py tests/drive/test_env.py
+[ $# -gt 0 ] || set -- tests/drive
 export FASTVEC_TEST_DATA="${FASTVEC_TEST_DATA:-$PWD/../shared/data}"
 mkdir -p build/asan
 tar c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE fastvec fastvec_c tests | tar x -C build/asan

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from fastvec.adapters.compiled import adapt_compiled
+from fastvec.adapters.gpudrive import adapt_gpudrive, is_gpudrive
 from fastvec.adapters.gymnasium import adapt_gymnasium
 from fastvec.adapters.puffer import Unbuilt, adapt_puffer, puffer_kinds
 from fastvec.adapters.rows import adapt_rows
@@ -17,7 +18,7 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, an env of PufferLib, or a compiled env.
+        env: a gymnasium.Env, a fastvec.Env, an env of PufferLib, a compiled env, or one of GPUDrive's objects.
         autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
 
     Returns:
@@ -33,6 +34,8 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
         return adapt_compiled(env)
     if isinstance(env, Env):
         return adapt_rows(env)
+    if is_gpudrive(env):  # before gymnasium.Env, which GPUDriveTorchEnv claims to be
+        return adapt_gpudrive(env)
     if isinstance(env, (Unbuilt, *puffer_kinds())):  # before gymnasium: emulated envs derive from its Env
         return adapt_puffer(env)
     gymnasium = sys.modules.get("gymnasium")

@@ -4,10 +4,9 @@ from __future__ import annotations
 import functools
 import warnings
 
-import numpy as np
-
 from fastvec.drive import scenes as scene_files
 from fastvec.drive.config import DriveConfig
+from fastvec.drive.dealing import check_count, deal
 from fastvec.drive.tensors import Sim, world_arrays
 from fastvec.spaces import Spec
 from fastvec_c.drive.env import Worlds
@@ -76,18 +75,9 @@ class Drive:
         self.config = DriveConfig() if config is None else config
         self.render_mode, self._viewer = render_mode, _viewer(render_mode)
         worlds = self.config.num_worlds if worlds is None else worlds
-        total_worlds = first_world + worlds if total_worlds is None else total_worlds
-        for name, value, least in (("worlds", worlds, 1), ("first_world", first_world, 0), ("total_worlds", total_worlds, first_world + worlds),
-                                   ("resample_every", resample_every, 0), ("rows_per_world", rows_per_world, 1), ("seed", seed, 0)):
-            if value is not None:
-                _check_count(name, value, least)
-        files = scene_files.find(scenes)
-        if seed is not None:
-            files = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
-        if sample_with_replacement:
-            decks = [files] * worlds
-        else:
-            decks = [_share(files, first_world + w, total_worlds, resample_every > 0) for w in range(worlds)]
+        decks = deal(scene_files.find(scenes), worlds, first_world, total_worlds, resample_every, sample_with_replacement, seed)
+        if rows_per_world is not None:
+            check_count("rows_per_world", rows_per_world, 1)
         decks = [[self._load(file) for file in deck] for deck in decks]
         most = max((scene for deck in decks for scene in deck), key=lambda scene: scene.num_controlled)
         if rows_per_world is not None and rows_per_world < most.num_controlled:
@@ -275,13 +265,6 @@ def spaces(config):
     return observation, Spec((config.action_floats(),), "float32")
 
 
-def _share(files, world, total_worlds, all_of_it):
-    """The scenes of one world: its first one, and if `all_of_it` those that it goes on to."""
-    if not all_of_it or len(files) <= total_worlds:
-        return [files[world % len(files)]]
-    return files[world::total_worlds]
-
-
-def _check_count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}")
+def count_controlled(file, config):
+    """How many agents a `DriveConfig` lets control in a scene.  Raises SceneError: the scene is broken, or it is none."""
+    return _scene(file, scene_files.stamp(file), config).num_controlled

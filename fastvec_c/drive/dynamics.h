@@ -143,21 +143,28 @@ static inline void drive_infer_action(const drive_scene *scene, int32_t i, int32
     else if (dynamics == DRIVE_DELTA_LOCAL) drive_invert_delta_local(now, now + 1, out);
 }
 
-/* The action that replays point t of an agent's log, as GPUDrive's get_expert_actions() has it: the inferred one with
- * its limits, or the logged state.  Classic dynamics have no inverse: zeros. */
+/* GPUDrive's get_expert_actions() limits what was inferred. */
+static inline void drive_limit_action(float *action, int32_t dynamics)
+{
+    if (dynamics == DRIVE_DELTA_LOCAL) {
+        action[0] = drive_clip(action[0], 6.0f);
+        action[1] = drive_clip(action[1], 6.0f);
+        action[2] = drive_clip(action[2], DRIVE_PI);
+    } else if (dynamics != DRIVE_STATE) {
+        action[0] = drive_clip(action[0], 6.0f);
+        action[1] = drive_clip(action[1], 0.3f);
+    }
+}
+
+/* The action that replays point t of an agent's log, as get_expert_actions() has it: the inferred one with its limits,
+ * or the logged state.  Classic dynamics have no inverse: zeros. */
 static inline void drive_expert_action(const drive_scene *scene, int32_t i, int32_t t, int32_t dynamics, float *out)
 {
     const drive_log_point *now = &scene->log[i * DRIVE_STEPS + t];
+    float state[DRIVE_ACTION] = {now->x, now->y, 1, now->heading, now->vx, now->vy};
     drive_infer_action(scene, i, t, dynamics, out);
-    if (dynamics == DRIVE_STATE) {
-        float state[DRIVE_ACTION] = {now->x, now->y, 1, now->heading, now->vx, now->vy};
-        __builtin_memcpy(out, state, sizeof state);
-    } else if (dynamics == DRIVE_DELTA_LOCAL) {
-        out[2] = drive_clip(out[2], DRIVE_PI);
-    } else {
-        out[0] = drive_clip(out[0], 6.0f);
-        out[1] = drive_clip(out[1], 0.3f);
-    }
+    if (dynamics == DRIVE_STATE) __builtin_memcpy(out, state, sizeof state);
+    drive_limit_action(out, dynamics);
 }
 
 static inline void drive_send_away(drive_world *world, int32_t i)

@@ -2,13 +2,9 @@
 #ifndef FASTVEC_DRIVE_HALF_H
 #define FASTVEC_DRIVE_HALF_H
 
-#include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define DRIVE_NEW_CPU __attribute__((target("avx2,f16c,popcnt")))
-#endif
+#include "cpu.h"
 
 static inline uint16_t drive_half(float value)
 {

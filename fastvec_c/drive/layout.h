@@ -50,10 +50,12 @@ typedef struct drive_segment {
     float row[DRIVE_ROAD];
 } drive_segment;
 
-/* Eight successive segments, to look at all of them at once.  Where the last eight are incomplete, x is NaN: near nobody. */
+/* Eight successive segments, to look at all of them at once.  Where the last eight are incomplete, x is NaN: near nobody.
+ * What packed rows hold of them: `size` is half the length and, in the upper half, half the width as float16; `rest` is half
+ * the height as float16, and the type in the upper half. */
 typedef struct drive_eight {
     float x[8], y[8], heading[8];
-    uint8_t type[8];
+    uint32_t size[8], rest[8];
 } drive_eight;
 
 /* An oriented rectangle. */
@@ -84,7 +86,6 @@ typedef struct drive_scene {
     float mean_x, mean_y;
     const float *map_observation; /* [num_segments][DRIVE_MAP]: x, y, half length, half width, half height, heading, type, road id, map type */
     drive_segment *segments;
-    uint64_t *half_sizes;       /* likewise: half length, width and height as float16, in this order from the low bits on */
     drive_eight *eights;        /* of the segments; the last one may be incomplete */
     drive_grid segments_near;   /* per cell: the eights in which an observer in it may see something */
     drive_box *boxes;           /* [num_segments]: lines, lanes, crosswalks and bumps; then stop signs; then road edges */

@@ -20,7 +20,8 @@ cdef extern from "drive/layout.h" nogil:
         float[8] x
         float[8] y
         float[8] heading
-        uint8_t[8] type
+        uint32_t[8] size
+        uint32_t[8] rest
 
     ctypedef struct drive_box:
         float x, y, cos, sin, half_length, half_width, reach
@@ -41,7 +42,6 @@ cdef extern from "drive/layout.h" nogil:
         float mean_x, mean_y
         const float *map_observation
         drive_segment *segments
-        uint64_t *half_sizes
         drive_eight *eights
         drive_grid segments_near
         drive_box *boxes

@@ -16,45 +16,37 @@
 #include "half.h"
 #include "lidar.h"
 
-/* Part of its callers, so that it is compiled for their processor, and for what is constant there. */
-#define DRIVE_PART static inline __attribute__((always_inline))
-
 #define DRIVE_NORMAL_POSITION(x) (2.0f * (((x) + 1000.0f) / 2000.0f) - 1.0f) /* a float or a vector of them */
 static inline float drive_normal_speed(float v) { return v / 100.0f; }
 static inline float drive_normal_length(float v) { return v / 30.0f; }
 static inline float drive_normal_width(float v) { return v / 15.0f; }
 static inline float drive_normal_road(float v) { return v / 100.0f; }
 
-#ifdef __clang__
-#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define DRIVE_SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
-#endif
-
 typedef float drive_float4 __attribute__((vector_size(16)));
 typedef float drive_float8 __attribute__((vector_size(32)));
 typedef int32_t drive_int8 __attribute__((vector_size(32)));
-typedef uint16_t drive_short8 __attribute__((vector_size(16)));
-typedef uint32_t drive_int4 __attribute__((vector_size(16)));
-typedef uint64_t drive_long2 __attribute__((vector_size(16)));
 
-/* Road segments that an observer sees: ids, types, and centres and headings relative to it.  There is room for eight more,
- * so that several at a time can be written and read. */
+/* Road segments that an observer sees: where they are from it, their headings, and either their ids or what packed rows
+ * hold of them (see drive_eight).  There is room for eight more, so that several at a time can be written and read. */
 typedef struct drive_roads {
     int32_t count;
-    uint16_t id[DRIVE_SEGMENTS + 8];
-    uint8_t type[DRIVE_SEGMENTS + 8];
     float x[DRIVE_SEGMENTS + 8], y[DRIVE_SEGMENTS + 8], heading[DRIVE_SEGMENTS + 8];
+    uint16_t id[DRIVE_SEGMENTS + 8];
+    uint32_t size[DRIVE_SEGMENTS + 8], rest[DRIVE_SEGMENTS + 8];
 } drive_roads;
 
 /* What is written by hand for some processors.
  * near_agents: bit j is set where agent j is within the radius of (x, y).
- * near_roads: of the segments in eights[*item .. *end) those within the radius, until there are `enough`.
+ * near_roads: of the segments in eights[*item .. *end) those within the radius, until there are `enough`; with their ids, or
+ * what packed rows hold of them.
+ * pack_roads: roads as an observer with this cosine, sine and yaw sees them, packed: at most 200, one after the other, and
+ * their types to `type`.  May write over the places of seven more roads there, but not beyond the 200th.
  * halves: n floats as float16; may read and write seven more. */
 typedef struct drive_cpu {
     uint64_t (*near_agents)(const drive_world *world, float x, float y, float radius);
     void (*near_roads)(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y, float radius,
-                       int32_t enough, drive_roads *roads);
+                       int32_t enough, int packed, drive_roads *roads);
+    void (*pack_roads)(drive_roads *roads, float c, float s, float yaw, uint8_t *out, uint8_t *type);
     void (*halves)(const float *in, int32_t n, uint16_t *out);
 } drive_cpu;
 
@@ -69,24 +61,63 @@ static uint64_t drive_near_agents_portable(const drive_world *world, float x, fl
 }
 
 static void drive_near_roads_portable(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y,
-                                      float radius, int32_t enough, drive_roads *roads)
+                                      float radius, int32_t enough, int packed, drive_roads *roads)
 {
     int32_t count = 0;
+    (void)packed;
     for (; item < end && count < enough; item++)
         for (int32_t k = 0; k < 8; k++) {
             const drive_eight *eight = &eights[*item];
             float dx = eight->x[k] - x, dy = eight->y[k] - y;
-            roads->id[count] = (uint16_t)(*item * 8 + k);
-            roads->type[count] = eight->type[k];
             roads->x[count] = dx;
             roads->y[count] = dy;
             roads->heading[count] = eight->heading[k];
+            roads->id[count] = (uint16_t)(*item * 8 + k);
+            roads->size[count] = eight->size[k];
+            roads->rest[count] = eight->rest[k];
             count += dx * dx + dy * dy <= radius * radius;
         }
     roads->count = count;
 }
 
-static const drive_cpu drive_any_cpu = {drive_near_agents_portable, drive_near_roads_portable, drive_halves_portable};
+/* Places relative to an observer, and headings in [-pi, pi], as it sees them; eight at once. */
+DRIVE_PART void drive_eight_into_frame(drive_float8 *x, drive_float8 *y, drive_float8 *heading, float c, float s, float yaw, int normalised)
+{
+    const drive_float8 two_pi = (drive_float8){0} + DRIVE_TWO_PI;
+    drive_float8 ahead = *x * c + *y * s, left = *y * c - *x * s, turn = *heading - yaw;
+    turn = turn - (drive_float8)((turn > DRIVE_PI) & (drive_int8)two_pi) + (drive_float8)((turn < -DRIVE_PI) & (drive_int8)two_pi);
+    *x = normalised ? DRIVE_NORMAL_POSITION(ahead) : ahead;
+    *y = normalised ? DRIVE_NORMAL_POSITION(left) : left;
+    *heading = normalised ? turn / DRIVE_TWO_PI : turn;
+}
+
+/* The same in place: what comes after `count` is read and overwritten, too. */
+DRIVE_PART void drive_into_frame(float *x, float *y, float *heading, int32_t count, float c, float s, float yaw, int normalised)
+{
+    for (int32_t k = 0; k < count; k += 8) {
+        drive_float8 dx, dy, turn;
+        memcpy(&dx, x + k, sizeof dx);
+        memcpy(&dy, y + k, sizeof dy);
+        memcpy(&turn, heading + k, sizeof turn);
+        drive_eight_into_frame(&dx, &dy, &turn, c, s, yaw, normalised);
+        memcpy(x + k, &dx, sizeof dx);
+        memcpy(y + k, &dy, sizeof dy);
+        memcpy(heading + k, &turn, sizeof turn);
+    }
+}
+
+static void drive_pack_roads_portable(drive_roads *roads, float c, float s, float yaw, uint8_t *out, uint8_t *type)
+{
+    drive_into_frame(roads->x, roads->y, roads->heading, roads->count, c, s, yaw, 1);
+    for (int32_t k = 0; k < roads->count; k++) {
+        uint16_t road[DRIVE_PACKED_ROAD] = {drive_half(roads->x[k]), drive_half(roads->y[k]), (uint16_t)roads->size[k],
+                                            (uint16_t)(roads->size[k] >> 16), (uint16_t)roads->rest[k], drive_half(roads->heading[k])};
+        memcpy(out + k * sizeof road, road, sizeof road);
+        type[k] = (uint8_t)(roads->rest[k] >> 16);
+    }
+}
+
+static const drive_cpu drive_any_cpu = {drive_near_agents_portable, drive_near_roads_portable, drive_pack_roads_portable, drive_halves_portable};
 
 #ifdef DRIVE_NEW_CPU
 /* For each set of eight lanes: its members, in front. */
@@ -111,8 +142,11 @@ static DRIVE_NEW_CPU uint64_t drive_near_agents_avx2(const drive_world *world, f
     return near;
 }
 
+/* The lanes in `order` of eight floats, or eight numbers of 32 bits. */
+#define DRIVE_PICK(from, order) _mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)(from)), order)
+
 static DRIVE_NEW_CPU void drive_near_roads_avx2(const drive_eight *eights, const uint16_t *item, const uint16_t *end, float x, float y,
-                                                float radius, int32_t enough, drive_roads *roads)
+                                                float radius, int32_t enough, int packed, drive_roads *roads)
 {
     __m256 at_x = _mm256_set1_ps(x), at_y = _mm256_set1_ps(y), limit = _mm256_set1_ps(radius * radius);
     int32_t count = 0;
@@ -123,18 +157,48 @@ static DRIVE_NEW_CPU void drive_near_roads_avx2(const drive_eight *eights, const
         uint32_t near = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(square, limit, _CMP_LE_OQ));
         __m128i lanes = _mm_loadl_epi64((const __m128i *)drive_lanes[near]);
         __m256i order = _mm256_cvtepu8_epi32(lanes);
-        __m128i ids = _mm_add_epi16(_mm_cvtepu8_epi16(lanes), _mm_set1_epi16((short)(*item * 8)));
-        _mm_storeu_si128((__m128i *)(roads->id + count), ids);
-        _mm_storel_epi64((__m128i *)(roads->type + count), _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)eight->type), lanes));
         _mm256_storeu_ps(roads->x + count, _mm256_permutevar8x32_ps(dx, order));
         _mm256_storeu_ps(roads->y + count, _mm256_permutevar8x32_ps(dy, order));
-        _mm256_storeu_ps(roads->heading + count, _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight->heading), order));
+        _mm256_storeu_si256((__m256i *)(roads->heading + count), DRIVE_PICK(eight->heading, order));
+        if (packed) {
+            _mm256_storeu_si256((__m256i *)(roads->size + count), DRIVE_PICK(eight->size, order));
+            _mm256_storeu_si256((__m256i *)(roads->rest + count), DRIVE_PICK(eight->rest, order));
+        } else {
+            _mm_storeu_si128((__m128i *)(roads->id + count), _mm_add_epi16(_mm_cvtepu8_epi16(lanes), _mm_set1_epi16((short)(*item * 8))));
+        }
         count += __builtin_popcount(near);
     }
     roads->count = count;
 }
 
-static const drive_cpu drive_new_cpu = {drive_near_agents_avx2, drive_near_roads_avx2, drive_halves_f16c};
+/* Eight roads of three words each: x and y; half length and width; half height and heading. */
+static DRIVE_NEW_CPU void drive_pack_roads_avx2(drive_roads *roads, float c, float s, float yaw, uint8_t *out, uint8_t *type)
+{
+    const __m256i types = _mm256_set1_epi32(0x0e0a0602); /* of the bytes of four numbers: the lower ones of their upper halves */
+    for (int32_t k = 0; k < roads->count; k += 8, out += 8 * 2 * DRIVE_PACKED_ROAD) {
+        drive_float8 x, y, turn;
+        memcpy(&x, roads->x + k, sizeof x);
+        memcpy(&y, roads->y + k, sizeof y);
+        memcpy(&turn, roads->heading + k, sizeof turn);
+        drive_eight_into_frame(&x, &y, &turn, c, s, yaw, 1);
+        __m128i xs = _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT), ys = _mm256_cvtps_ph((__m256)y, _MM_FROUND_TO_NEAREST_INT);
+        __m256i turns = _mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)turn, _MM_FROUND_TO_NEAREST_INT));
+        __m256i rest = _mm256_loadu_si256((const __m256i *)(roads->rest + k));
+        __m256 place = (__m256)_mm256_set_m128i(_mm_unpackhi_epi16(xs, ys), _mm_unpacklo_epi16(xs, ys));
+        __m256 size = _mm256_loadu_ps((const float *)(roads->size + k)), last = (__m256)_mm256_blend_epi16(rest, _mm256_slli_epi32(turns, 16), 0xaa);
+        /* words 0 to 3, 4 to 7 and 8 to 11 of four roads, in each half */
+        __m256 front = _mm256_shuffle_ps(_mm256_unpacklo_ps(place, size), _mm256_unpacklo_ps(last, place), _MM_SHUFFLE(3, 0, 1, 0));
+        __m256 middle = _mm256_shuffle_ps(_mm256_unpacklo_ps(size, last), _mm256_unpackhi_ps(place, size), _MM_SHUFFLE(1, 0, 3, 2));
+        __m256 back = _mm256_shuffle_ps(_mm256_unpackhi_ps(last, place), _mm256_unpackhi_ps(size, last), _MM_SHUFFLE(3, 2, 3, 0));
+        _mm256_storeu_ps((float *)out, _mm256_permute2f128_ps(front, middle, 0x20));
+        _mm256_storeu_ps((float *)(out + 32), _mm256_permute2f128_ps(back, front, 0x30));
+        _mm256_storeu_ps((float *)(out + 64), _mm256_permute2f128_ps(middle, back, 0x31));
+        __m256i kinds = _mm256_shuffle_epi8(rest, types);
+        _mm_storel_epi64((__m128i *)(type + k), _mm_unpacklo_epi32(_mm256_castsi256_si128(kinds), _mm256_extracti128_si256(kinds, 1)));
+    }
+}
+
+static const drive_cpu drive_new_cpu = {drive_near_agents_avx2, drive_near_roads_avx2, drive_pack_roads_avx2, drive_halves_f16c};
 #endif
 
 DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, int normalised, float *out)
@@ -148,30 +212,6 @@ DRIVE_PART void drive_write_ego(const drive_world *world, int32_t i, int normali
     out[3] = normalised ? DRIVE_NORMAL_POSITION(x) : x;
     out[4] = normalised ? DRIVE_NORMAL_POSITION(y) : y;
     out[5] = world->collided[i];
-}
-
-/* Places relative to an observer, and headings in [-pi, pi], as it sees them; in place, eight at a time: what comes after
- * `count` is read and overwritten, too. */
-DRIVE_PART void drive_into_frame(float *x, float *y, float *heading, int32_t count, float c, float s, float yaw, int normalised)
-{
-    const drive_float8 zero = {0}, two_pi = zero + DRIVE_TWO_PI;
-    for (int32_t k = 0; k < count; k += 8) {
-        drive_float8 dx, dy, turn;
-        memcpy(&dx, x + k, sizeof dx);
-        memcpy(&dy, y + k, sizeof dy);
-        memcpy(&turn, heading + k, sizeof turn);
-        drive_float8 ahead = dx * c + dy * s, left = dy * c - dx * s;
-        turn -= yaw;
-        turn = turn - (drive_float8)((turn > DRIVE_PI) & (drive_int8)two_pi) + (drive_float8)((turn < -DRIVE_PI) & (drive_int8)two_pi);
-        if (normalised) {
-            ahead = DRIVE_NORMAL_POSITION(ahead);
-            left = DRIVE_NORMAL_POSITION(left);
-            turn /= DRIVE_TWO_PI;
-        }
-        memcpy(x + k, &ahead, sizeof ahead);
-        memcpy(y + k, &left, sizeof left);
-        memcpy(heading + k, &turn, sizeof turn);
-    }
 }
 
 /* Everybody else within the radius, in slot order; returns how many. */
@@ -248,28 +288,28 @@ DRIVE_PART void drive_keep_nearest(drive_roads *roads, float radius)
     if (within == DRIVE_ROADS) for (int32_t k = 0; k < count; k++) keep[k] = square[k] <= high;
     else drive_mark_by_heap(square, count, keep);
     for (int32_t k = 0; k < count; k++) {
-        roads->id[kept] = roads->id[k];
-        roads->type[kept] = roads->type[k];
         roads->x[kept] = roads->x[k];
         roads->y[kept] = roads->y[k];
         roads->heading[kept] = roads->heading[k];
+        roads->id[kept] = roads->id[k];
+        roads->size[kept] = roads->size[k];
+        roads->rest[kept] = roads->rest[k];
         kept += keep[k];
     }
     roads->count = kept;
 }
 
-/* The roads that an agent sees.  Those who are away see none, since the grid ends where the roads do. */
-DRIVE_PART void drive_see_roads(const drive_world *world, int32_t i, const drive_rules *rules, int normalised, const drive_cpu *cpu,
-                                drive_roads *roads)
+/* The roads that an agent sees, from where it is, but not yet turned into its frame.  Those who are away see none, since the
+ * grid ends where the roads do. */
+DRIVE_PART void drive_see_roads(const drive_world *world, int32_t i, const drive_rules *rules, const drive_cpu *cpu, drive_roads *roads)
 {
     const drive_scene *scene = world->scene;
     int linear = rules->road_algorithm == DRIVE_LINEAR;
     const uint16_t *end, *item = drive_grid_at(&scene->segments_near, world->x[i], world->y[i], &end);
-    cpu->near_roads(scene->eights, item, end, world->x[i], world->y[i], rules->radius, linear ? DRIVE_ROADS : DRIVE_SEGMENTS, roads);
+    cpu->near_roads(scene->eights, item, end, world->x[i], world->y[i], rules->radius, linear ? DRIVE_ROADS : DRIVE_SEGMENTS,
+                    rules->row.packed, roads);
     if (linear && roads->count > DRIVE_ROADS) roads->count = DRIVE_ROADS;
     if (!linear) drive_keep_nearest(roads, rules->radius);
-    memset(roads->id + roads->count, 0, 8 * sizeof *roads->id);
-    drive_into_frame(roads->x, roads->y, roads->heading, roads->count, world->cos[i], world->sin[i], world->yaw[i], normalised);
 }
 
 static void drive_write_bev(const drive_world *world, int32_t i, float radius, float *out)
@@ -297,7 +337,8 @@ DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const dr
     }
     if (row->roads) {
         drive_roads roads;
-        drive_see_roads(world, i, rules, normalised, cpu, &roads);
+        drive_see_roads(world, i, rules, cpu, &roads);
+        drive_into_frame(roads.x, roads.y, roads.heading, roads.count, world->cos[i], world->sin[i], world->yaw[i], normalised);
         for (int32_t k = 0; k < roads.count; k++, out += DRIVE_ROAD) {
             const float *row = world->scene->segments[roads.id[k]].row;
             drive_float4 front, middle;
@@ -321,41 +362,15 @@ DRIVE_PART void drive_write_floats(const drive_world *world, int32_t i, const dr
     if (row->bev) drive_write_bev(world, i, rules->radius, out);
 }
 
-/* Two roads of twelve bytes: x, y, half length, width, height, heading.  Sixteen are written of each: of those too many the
- * next road takes the place, or what follows. */
-DRIVE_PART void drive_put_roads(const uint64_t *sizes, const uint16_t *id, drive_int4 places, drive_int4 headings, uint8_t *out)
-{
-    drive_long2 size = {sizes[id[0]], sizes[id[1]]}, first = size << 32 | (drive_long2)places, last = size >> 32 | (drive_long2)headings;
-    drive_long2 even = DRIVE_SHUFFLE(drive_long2, first, last, 0, 2), odd = DRIVE_SHUFFLE(drive_long2, first, last, 1, 3);
-    memcpy(out, &even, sizeof even);
-    memcpy(out + 2 * DRIVE_PACKED_ROAD, &odd, sizeof odd);
-}
-
-DRIVE_PART void drive_write_packed_roads(const drive_scene *scene, const drive_roads *roads, const drive_cpu *cpu, uint8_t *out)
+DRIVE_PART void drive_write_packed_roads(const drive_world *world, int32_t i, const drive_rules *rules, const drive_cpu *cpu, uint8_t *out)
 {
     enum { bytes = 2 * DRIVE_PACKED_ROAD };
-    const drive_short8 no_shorts = {0};
-    const drive_int4 none = {0};
-    uint16_t x[DRIVE_ROADS + 8], y[DRIVE_ROADS + 8], heading[DRIVE_ROADS + 8];
     uint8_t *type = out + DRIVE_ROADS * bytes;
-    cpu->halves(roads->x, roads->count, x);
-    cpu->halves(roads->y, roads->count, y);
-    cpu->halves(roads->heading, roads->count, heading);
-    for (int32_t k = 0; k < roads->count; k += 4) {
-        drive_short8 xs, ys, turns;
-        memcpy(&xs, x + k, sizeof xs);
-        memcpy(&ys, y + k, sizeof ys);
-        memcpy(&turns, heading + k, sizeof turns);
-        drive_int4 places = (drive_int4)DRIVE_SHUFFLE(drive_short8, xs, ys, 0, 8, 1, 9, 2, 10, 3, 11);
-        drive_int4 headings = (drive_int4)DRIVE_SHUFFLE(drive_short8, no_shorts, turns, 0, 8, 1, 9, 2, 10, 3, 11);
-        drive_put_roads(scene->half_sizes, roads->id + k, DRIVE_SHUFFLE(drive_int4, places, none, 0, 4, 1, 5),
-                        DRIVE_SHUFFLE(drive_int4, headings, none, 0, 4, 1, 5), out + k * bytes);
-        drive_put_roads(scene->half_sizes, roads->id + k + 2, DRIVE_SHUFFLE(drive_int4, places, none, 2, 6, 3, 7),
-                        DRIVE_SHUFFLE(drive_int4, headings, none, 2, 6, 3, 7), out + (k + 2) * bytes);
-    }
-    memset(out + roads->count * bytes, 0, (size_t)(DRIVE_ROADS - roads->count) * bytes);
-    memcpy(type, roads->type, (size_t)roads->count);
-    memset(type + roads->count, DRIVE_NO_ROAD, (size_t)(DRIVE_ROADS - roads->count));
+    drive_roads roads;
+    drive_see_roads(world, i, rules, cpu, &roads);
+    cpu->pack_roads(&roads, world->cos[i], world->sin[i], world->yaw[i], out, type);
+    memset(out + roads.count * bytes, 0, (size_t)(DRIVE_ROADS - roads.count) * bytes);
+    memset(type + roads.count, DRIVE_NO_ROAD, (size_t)(DRIVE_ROADS - roads.count));
 }
 
 /* The same as float16, but types of roads, which are bytes behind all the rest.  What is written too much of one part is
@@ -372,9 +387,7 @@ DRIVE_PART void drive_write_packed(const drive_world *world, int32_t i, const dr
     int32_t used = ego + drive_write_partners(world, i, rules->radius, 1, cpu, near + ego) * DRIVE_PARTNER;
     cpu->halves(near, used, (uint16_t *)out);
     memset(out + 2 * used, 0, 2 * (size_t)(ego + DRIVE_PARTNERS * DRIVE_PARTNER - used));
-    drive_roads roads;
-    drive_see_roads(world, i, rules, 1, cpu, &roads);
-    drive_write_packed_roads(world->scene, &roads, cpu, out + 2 * (ego + DRIVE_PARTNERS * DRIVE_PARTNER));
+    drive_write_packed_roads(world, i, rules, cpu, out + 2 * (ego + DRIVE_PARTNERS * DRIVE_PARTNER));
 }
 
 DRIVE_PART void drive_write_row_for(const drive_world *world, int32_t i, const drive_rules *rules, const drive_cpu *cpu, void *out)
@@ -395,18 +408,6 @@ static DRIVE_NEW_CPU void drive_write_row_avx2(const drive_world *world, int32_t
     drive_write_row_for(world, i, rules, &drive_new_cpu, out);
 }
 #endif
-
-/* Set by tests: do as on any processor. */
-static int drive_portable;
-
-static inline int drive_is_new_cpu(void)
-{
-#ifdef DRIVE_NEW_CPU
-    return !drive_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-#else
-    return 0;
-#endif
-}
 
 /* The row of the agent in slot i: rules->row.nbytes bytes. */
 static void drive_write_row(const drive_world *world, int32_t i, const drive_rules *rules, void *out)

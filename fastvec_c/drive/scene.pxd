@@ -14,6 +14,7 @@ cdef class Scene:
     cdef _add_agents(self, raw, config, deleted)
     cdef bint _is_static(self, config, int32_t i)
     cdef bint _may_be_driven(self, config, int32_t i, bint is_there)
+    cdef void _set_seen(self, int32_t i, bint normalised)
     cdef _add_segments(self, config)
     cdef _list_eights(self, config)
     cdef _add_boxes(self)

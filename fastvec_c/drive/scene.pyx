@@ -330,6 +330,44 @@ cdef class Scene:
         self._add_boxes()
         self._add_names()
 
+    @staticmethod
+    def of_simulator(name, config, own, absolute, types, controlled, map_observation):
+        """A scene for observations only, of what a GPUDrive simulator exports: no logs, nothing to collide with.
+
+        Args:
+            name: of the scene.
+            config: a `fastvec.drive.DriveConfig`.
+            own: float32 (N, 8), self_observation of its N agents.
+            absolute: float32 (N, 14), absolute_self_observation.
+            types: int (N,), entity types.
+            controlled: bool (N,).
+            map_observation: float32 (R, 9).
+        """
+        cdef Scene self = Scene.__new__(Scene)
+        cdef drive_scene *scene = &self.data
+        cdef int32_t i
+        memset(scene, 0, sizeof(self.data))
+        self.name, self.scene_name, self.scenario_id, self.deleted, self._keep = name, "", "", frozenset(), []
+        scene.num_agents = <int32_t>len(own)
+        for i in range(scene.num_agents):
+            scene.length[i], scene.width[i], scene.height[i], scene.id[i] = own[i, 1], own[i, 2], own[i, 3], own[i, 7]
+            scene.goal_x[i], scene.goal_y[i], scene.type[i] = absolute[i, 8], absolute[i, 9], <uint8_t>types[i]
+            self._set_seen(i, config.norm_obs)
+            if controlled[i]:
+                scene.is_controlled[i] = 1
+                scene.controlled[scene.num_controlled] = i
+                scene.num_controlled += 1
+        self.map_observation = np.array(map_observation, np.float32)
+        self.map_observation.flags.writeable = False
+        self._add_segments(config)
+        return self
+
+    cdef void _set_seen(self, int32_t i, bint normalised):
+        cdef drive_scene *scene = &self.data
+        scene.seen_length[i], scene.seen_width[i] = scene.length[i] * DRIVE_AGENT_SCALE, scene.width[i] * DRIVE_AGENT_SCALE
+        if normalised:
+            scene.seen_length[i], scene.seen_width[i] = drive_normal_length(scene.seen_length[i]), drive_normal_width(scene.seen_width[i])
+
     cdef _add_agents(self, raw, config, deleted):
         cdef drive_scene *scene = &self.data
         cdef int32_t i, t, o
@@ -367,9 +405,7 @@ cdef class Scene:
                 point.valid = valid[o, t]
             scene.type[i], scene.id[i] = <uint8_t>types[o], <float>ids[o]
             scene.length[i], scene.width[i], scene.height[i] = sizes[o, 0], sizes[o, 1], sizes[o, 2]
-            scene.seen_length[i], scene.seen_width[i] = scene.length[i] * DRIVE_AGENT_SCALE, scene.width[i] * DRIVE_AGENT_SCALE
-            if normalised:
-                scene.seen_length[i], scene.seen_width[i] = drive_normal_length(scene.seen_length[i]), drive_normal_width(scene.seen_width[i])
+            self._set_seen(i, normalised)
             scene.goal_x[i], scene.goal_y[i] = goals[o, 0] - scene.mean_x, goals[o, 1] - scene.mean_y
             for t in range(4):
                 scene.metadata[i][t] = metadata[o, t]
@@ -401,13 +437,12 @@ cdef class Scene:
         cdef Py_ssize_t n = boxes.shape[0], i, k
         cdef bint normalised = config.norm_obs
         room = max((n + 7) // 8 * 8, 8)
-        segments, sizes = np.zeros((room, DRIVE_ROAD), np.float32), np.zeros(room, np.uint64)
-        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("type", np.uint8, 8)])
+        segments = np.zeros((room, DRIVE_ROAD), np.float32)
+        eights = np.zeros(room // 8, [("x", np.float32, 8), ("y", np.float32, 8), ("heading", np.float32, 8), ("size", np.uint32, 8), ("rest", np.uint32, 8)])
         eights["x"] = np.nan
-        self._keep += [segments, sizes, eights]
+        self._keep += [segments, eights]
         cdef drive_scene *scene = &self.data
         scene.segments = <drive_segment *><size_t>segments.ctypes.data
-        scene.half_sizes = <uint64_t *><size_t>sizes.ctypes.data
         scene.eights = <drive_eight *><size_t>eights.ctypes.data
         scene.num_segments = <int32_t>n
         cdef float *row
@@ -416,10 +451,11 @@ cdef class Scene:
             row = scene.segments[i].row
             for k in range(3):
                 row[2 + k] = drive_normal_road(boxes[i, 2 + k]) if normalised else boxes[i, 2 + k]
-                scene.half_sizes[i] |= <uint64_t>drive_half(row[2 + k]) << (16 * k)
             row[6 + <int>boxes[i, 6]] = 1
             eight, k = &scene.eights[i // 8], i % 8
-            eight.x[k], eight.y[k], eight.heading[k], eight.type[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5], <uint8_t>boxes[i, 6]
+            eight.x[k], eight.y[k], eight.heading[k] = boxes[i, 0], boxes[i, 1], boxes[i, 5]
+            eight.size[k] = drive_half(row[2]) | <uint32_t>drive_half(row[3]) << 16
+            eight.rest[k] = drive_half(row[4]) | <uint32_t>boxes[i, 6] << 16
         self._list_eights(config)
 
     cdef _list_eights(self, config):

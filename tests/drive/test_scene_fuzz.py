@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def fuzz(examples, **kwargs):
 @pytest.fixture(scope="module", autouse=True)
 def watchdog():
     """Ends a loop without end; nothing is measured."""
-    faulthandler.dump_traceback_later(STUCK if not EXAMPLES else STUCK + EXAMPLES, exit=True)
+    # sys.stderr may be pytest's own, which is no file
+    faulthandler.dump_traceback_later(STUCK if not EXAMPLES else STUCK + EXAMPLES, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
 

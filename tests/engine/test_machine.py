@@ -37,7 +37,8 @@ def test_no_cgroups(tmp_path):
 
 
 @pytest.mark.parametrize("cpus, workers, policy", [
-    (2, 1, waiting.ROOM), (2, 2, waiting.CROWDED), (16, 15, waiting.ROOM), (16, 16, waiting.CROWDED), (1.5, 1, waiting.CROWDED),
+    (2, 1, waiting.ROOM), (2, 2, waiting.FULL), (2, 3, waiting.CROWDED), (16, 15, waiting.ROOM), (16, 16, waiting.FULL),
+    (1.5, 1, waiting.CROWDED),
 ])
 def test_wait_follows_the_machine(monkeypatch, cpus, workers, policy):
     monkeypatch.setattr(waiting, "usable_cpus", lambda: cpus)

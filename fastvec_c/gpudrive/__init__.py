@@ -1,0 +1,1 @@
+"""Compiled parts of fastvec.gpudrive: between GPUDrive's exported tensors and rows."""
