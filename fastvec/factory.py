@@ -45,10 +45,10 @@ def make(
 
     Args:
         creator: a callable that returns an env, or a list of them, one for each env.  An env is a gymnasium.Env, a
-            fastvec.Env, an env of PufferLib, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A creator that has
-            parameters named `env_index` or `num_envs` is called with them.  Attributes that a creator may have:
-            `start_attempts`, how often a worker that dies while it builds is started; `describe(env_index, num_envs)`,
-            a text for the error of one that died in all of them.
+            fastvec.Env, an env of PufferLib, an object of GPUDrive's, or a compiled env (fastvec_env.h); all of one pool
+            have equal spaces.  A creator that has parameters named `env_index` or `num_envs` is called with them.
+            Attributes that a creator may have: `start_attempts`, how often a worker that dies while it builds is started;
+            `describe(env_index, num_envs)`, a text for the error of one that died in all of them.
         num_workers: worker processes; 0 keeps the envs in this process; "auto" times an env and takes what should be
             fastest, 0 included.
         num_envs: envs in all; by default one for each creator of a list, else `num_workers * envs_per_worker`.

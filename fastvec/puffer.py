@@ -14,7 +14,7 @@ import numpy as np
 from fastvec_c.errors import StateError, WorkerError
 
 import fastvec
-from fastvec.adapters.puffer import Creator, Layout, NotAsDeclared, close_env, puffer_kinds
+from fastvec.adapters.puffer import Creator, Layout, NotAsDeclared, close_env, puffer_kinds, transport_action_space
 
 try:
     import pufferlib
@@ -62,11 +62,13 @@ class Multiprocessing:
     Attributes:
         driver_env: an env in this process, which nobody steps: for its spaces and other attributes.
         single_observation_space, single_action_space: of one agent.
+        transport_single_action_space: what one agent is sent, where its env takes its actions in another form.
         observation_space, action_space: of the agents of one batch.
         num_agents: rows of all envs.
         agents_per_batch: rows in one `recv`; also called num_envs.
         num_environments, num_workers, envs_per_worker, workers_per_batch: counts.
         agent_ids: int64 [num_workers, rows of a worker].
+        batch_mask: the masks of the last batch.
         emulated: the driver's; False of native envs.
     """
 
@@ -75,6 +77,8 @@ class Multiprocessing:
         num_workers = num_envs if num_workers is None else num_workers
         batch_size = num_envs if batch_size is None else batch_size
         _check_counts(num_envs, num_workers, batch_size, zero_copy)
+        if seed is not None and not _is_integer(seed):
+            raise APIUsageError(f"seed must be an integer or None, not {seed!r}")
         _check_creators(env_creators, env_args, env_kwargs, num_envs)
         self.driver_env = driver = env_creators[0](*env_args[0], **env_kwargs[0])
         if not isinstance(driver, puffer_kinds()):
@@ -92,6 +96,8 @@ class Multiprocessing:
         vec = self._vec
         self._vec_recv = vec.recv
         self._vec_send = vec.send
+        self.zero_copy = zero_copy
+        self.sync_traj = sync_traj
         self._in_place = zero_copy or batch_size == num_envs
         self._known = {}  # {id of a batch in place, which lives as long as the VecEnv: what _parts made of it}
         self._teacher_actions = vec.fields["teacher_actions"][0] if "teacher_actions" in vec.fields else None
@@ -105,8 +111,8 @@ class Multiprocessing:
         self.emulated = driver.emulated
         self.single_observation_space = driver.single_observation_space
         self.single_action_space = driver.single_action_space
-        transported = getattr(driver, "single_transport_action_space", driver.single_action_space)
-        self.action_space = pufferlib.spaces.joint_space(transported, self.agents_per_batch)
+        self.transport_single_action_space = transport_action_space(driver)
+        self.action_space = pufferlib.spaces.joint_space(self.transport_single_action_space, self.agents_per_batch)
         self.observation_space = pufferlib.spaces.joint_space(driver.single_observation_space, self.agents_per_batch)
         self.initialized = False
         self._closed = False
@@ -149,8 +155,10 @@ class Multiprocessing:
         known = self._known.get(id(batch))
         if known is None:
             before, infos, after = self._parts(batch)
-            return *before, infos, *after
-        return known[0] + ([], *known[1])
+        else:
+            (before, after), infos = known, []
+        self.batch_mask = after[1]
+        return *before, infos, *after
 
     def send(self, actions):
         """Gives the actions for the batch that `recv` returned; returns at once.
@@ -256,7 +264,7 @@ def install(name="Fastvec"):
 
 def _check_counts(num_envs, num_workers, batch_size, zero_copy):
     for name, value in (("num_envs", num_envs), ("num_workers", num_workers), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        if not _is_integer(value) or value < 1:
             raise APIUsageError(f"{name} must be an integer of at least 1, not {value!r}")
     if num_envs % num_workers:
         raise APIUsageError(f"num_envs ({num_envs}) must be divisible by num_workers ({num_workers})")
@@ -270,6 +278,10 @@ def _check_counts(num_envs, num_workers, batch_size, zero_copy):
         raise APIUsageError(
             f"zero_copy: num_envs ({num_envs}) must be divisible by batch_size ({batch_size}); or set zero_copy=False"
         )
+
+
+def _is_integer(value):
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _check_creators(env_creators, env_args, env_kwargs, num_envs):

@@ -11,7 +11,10 @@ from fastvec.adapters.puffer import Unbuilt, adapt_puffer, puffer_kinds
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
 
-ACCEPTED = "expected a gymnasium.Env, a fastvec.Env, an env of PufferLib or a compiled env (one with __fastvec_env__)"
+ACCEPTED = (
+    "expected a gymnasium.Env, a fastvec.Env, an env of PufferLib (PufferEnv or an emulated one), an object of GPUDrive's "
+    "(GPUDriveTorchEnv, PufferGPUDrive, SimManager) or a compiled env (one with __fastvec_env__)"
+)
 
 
 def adapt(env: Any, autoreset: str = "next_step") -> Any:

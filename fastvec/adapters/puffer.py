@@ -62,11 +62,16 @@ class Layout:
         )
 
 
+def transport_action_space(env):
+    """Of what one agent is sent: newer envs may take their actions in another form than they declare."""
+    return getattr(env, "single_transport_action_space", env.single_action_space)
+
+
 def _bounds(env, shape):
     """The least and largest values of discrete actions; None of continuous ones."""
     from pufferlib import spaces
 
-    space = getattr(env, "single_transport_action_space", env.single_action_space)
+    space = transport_action_space(env)
     if isinstance(space, spaces.Discrete):
         high = int(space.n) - 1
     elif isinstance(space, spaces.MultiDiscrete):

@@ -3,9 +3,11 @@ import functools
 import importlib.util
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_sync_is_serial(kind, mode):
         assert len(batch) == length
         for got, array in zip(arrays(batch), expected, strict=True):
             assert got.dtype == array.dtype and got.shape == array.shape and got.tobytes() == array.tobytes(), t
-        assert batch[-2].tolist() == list(range(vecenv.num_agents))
+        assert batch[-2].tolist() == list(range(vecenv.num_agents)) and vecenv.batch_mask is batch[-1]
         assert type(batch[-3]) is list and batch[-3] == said(infos)
         vecenv.send(actions_of(vecenv, t))
     vecenv.close()
@@ -229,8 +231,9 @@ def test_attributes_are_pufferlibs():
     try:
         for name in ("num_envs", "num_environments", "num_workers", "envs_per_worker", "workers_per_batch", "num_agents",
                      "agents_per_batch", "single_observation_space", "single_action_space", "observation_space",
-                     "action_space", "emulated"):
+                     "action_space", "emulated", "zero_copy", "sync_traj"):
             assert getattr(ours, name) == getattr(theirs, name), name
+        assert ours.transport_single_action_space == getattr(theirs, "transport_single_action_space", ours.single_action_space)
         assert np.array_equal(ours.agent_ids, theirs.agent_ids)
         assert type(ours.driver_env) is type(theirs.driver_env)
     finally:
@@ -338,6 +341,19 @@ def test_installed_under_a_name(monkeypatch):
         fastvec.puffer.install("Serial")
 
 
+def test_command_line(monkeypatch):
+    """PufferLib's own, with the backend installed."""
+    pufferl = pytest.importorskip("pufferlib.pufferl", reason="PufferLib's trainer is not installed")
+    monkeypatch.setattr(pufferlib.vector, "Fastvec", None, raising=False)
+    monkeypatch.delattr(pufferlib.vector, "Fastvec")
+    ran = []
+    monkeypatch.setattr(pufferl, "main", lambda: ran.append(pufferlib.vector.Fastvec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that fastvec.puffer is imported already
+        runpy.run_module("fastvec.puffer", run_name="__main__")
+    assert ran == [Multiprocessing]
+
+
 def test_automatic_counts():
     vecenv = pufferlib.vector.make(envs.herd, backend=Multiprocessing, num_envs=4, num_workers="auto", batch_size="auto")
     assert (vecenv.num_workers, vecenv.workers_per_batch) == (4, 2)
@@ -389,9 +405,8 @@ def alone(creator, seed, steps, action):
 def test_different_numbers_of_agents(mode, how):
     sizes = [1, 2, 3, 1, 2, 3] if how == "by seed" else [2, 4, 1, 3, 4, 2]
     creators = [functools.partial(envs.Herd, n) for n in sizes]
-    vecenv = make(envs.sized_by_seed) if how == "by seed" else make(
-        creators, env_args=[[]] * ENVS, env_kwargs=[{}] * ENVS, **(SYNC | ASYNC)[mode]
-    )
+    lists = {} if how == "by seed" else dict(env_args=[[]] * ENVS, env_kwargs=[{}] * ENVS)
+    vecenv = make(envs.sized_by_seed if how == "by seed" else creators, **lists, **(SYNC | ASYNC)[mode])
     rows = max(sizes)
     assert vecenv.num_agents == ENVS * rows
     want = [alone(creator, seed, 60, 2) for seed, creator in enumerate(creators)]
@@ -644,6 +659,10 @@ def test_continuous_actions_out_of_range_at_first():
     (dict(env_creators=[envs.herd, *[envs.multi] * 5]), "env 1 .* and env 0 .* differ in their action space"),
     (dict(env_creators=[envs.herd, *[envs.cartpole] * 5]), "differ in their observation space"),
     (dict(wait="nap"), "wait='nap'"),
+    (dict(timeout="soon"), "timeout='soon'"),
+    (dict(start_method="thread"), "start_method='thread'"),
+    (dict(affinity="all"), "affinity='all'"),
+    (dict(seed="x"), "seed must be an integer or None, not 'x'"),
 ])
 def test_bad_arguments(arguments, says):
     given = dict(env_creators=[envs.herd] * 6, env_args=[[]] * 6, env_kwargs=[{}] * 6, num_envs=6, num_workers=2)
