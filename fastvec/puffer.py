@@ -12,6 +12,7 @@ import inspect
 import numpy as np
 
 from fastvec_c.errors import StateError, WorkerError
+from fastvec_c.puffer_calls import Calls
 
 import fastvec
 from fastvec.adapters.puffer import Creator, Layout, NotAsDeclared, close_env, puffer_kinds, transport_action_space
@@ -25,7 +26,7 @@ except ImportError as error:
     raise ImportError(f"fastvec.puffer needs PufferLib ({error}); pip install 'fastvec[puffer]'") from error
 
 
-class Multiprocessing:
+class Multiprocessing(Calls):
     """Takes the place of `pufferlib.vector.Multiprocessing`: the same arguments, attributes and results.
 
     What is different:
@@ -94,12 +95,10 @@ class Multiprocessing:
             close_env(driver)
             raise
         vec = self._vec
-        self._vec_recv = vec.recv
-        self._vec_send = vec.send
+        self._drive(vec)
         self.zero_copy = zero_copy
         self.sync_traj = sync_traj
         self._in_place = zero_copy or batch_size == num_envs
-        self._known = {}  # {id of a batch in place, which lives as long as the VecEnv: what _parts made of it}
         self._teacher_actions = vec.fields["teacher_actions"][0] if "teacher_actions" in vec.fields else None
         self.num_environments = num_envs
         self.num_workers = num_workers
@@ -114,7 +113,6 @@ class Multiprocessing:
         self.transport_single_action_space = transport_action_space(driver)
         self.action_space = pufferlib.spaces.joint_space(self.transport_single_action_space, self.agents_per_batch)
         self.observation_space = pufferlib.spaces.joint_space(driver.single_observation_space, self.agents_per_batch)
-        self.initialized = False
         self._closed = False
 
     @property
@@ -133,50 +131,6 @@ class Multiprocessing:
             self._vec.async_reset([None] * self.num_environments if seed is None else seed)
         except (StateError, ValueError) as error:
             raise APIUsageError(str(error)) from error
-
-    def recv(self):
-        """The next batch, n = agents_per_batch rows.  In zero-copy mode they are views on the envs' own rows.
-
-        Either way they are yours until you send the actions that answer them.
-
-        Returns:
-            (observations [n, ...], rewards float32 [n], terminals bool [n], truncations bool [n], infos, agent ids int64
-            [n], masks bool [n]); where this PufferLib has teacher actions, [n, ...], they come after the truncations.
-            Infos are a list of dicts.
-
-        Raises:
-            pufferlib.APIUsageError: nothing is under way.
-            WorkerError: an env raised or a worker died; the workers are gone then.
-        """
-        try:
-            batch = self._vec_recv()
-        except StateError as error:
-            raise APIUsageError(f"Call reset before stepping: {error}") from error
-        known = self._known.get(id(batch))
-        if known is None:
-            before, infos, after = self._parts(batch)
-        else:
-            (before, after), infos = known, []
-        self.batch_mask = after[1]
-        return *before, infos, *after
-
-    def send(self, actions):
-        """Gives the actions for the batch that `recv` returned; returns at once.
-
-        Args:
-            actions: [agents_per_batch, *action shape].
-
-        Raises:
-            pufferlib.APIUsageError: there is no batch to answer, or the actions' shape, dtype or range is wrong.
-        """
-        if not self.initialized:
-            self._check_first(actions)
-        try:
-            self._vec_send(actions)
-        except StateError as error:
-            raise APIUsageError(f"Call (async) reset + recv before sending: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise APIUsageError(f"Actions do not match action space: {error}") from error
 
     def reset(self, seed=42):
         """`async_reset` and `recv`.
@@ -198,6 +152,8 @@ class Multiprocessing:
         batch = self.recv()
         return *batch[:4], batch[-3]
 
+    _misuse = APIUsageError  # what Calls raises
+
     def _check_first(self, actions):
         # Checks what fastvec does not: that continuous actions lie within their bounds.
         actions = np.asarray(actions)
@@ -215,7 +171,7 @@ class Multiprocessing:
             rows = slice(batch.rows[0], batch.rows[-1] + 1) if self._in_place else batch.rows
             before += (self._teacher_actions[rows],)
         if self._in_place and not batch.infos:
-            self._known[id(batch)] = before, after
+            self._keep(batch, before, after)
         return before, _listed(batch.infos), after
 
     # ---- the rest ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from fastvec_c.mailbox cimport (
     FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
-    FV_NO_SPIN, FV_WOKEN, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
+    FV_WOKEN, WaitPolicy, fv_eager_looks, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
 )
 
 cnp.import_array()
@@ -46,7 +46,6 @@ cdef enum:
 cdef int64_t LIFE_NS = 100_000_000      # how often a waiting trainer looks whether all workers live
 cdef int64_t NEVER = 0x7fffffffffffffff
 cdef int SAMPLED = 16                    # batches for one look at how long the workers took
-cdef int EAGER_LOOKS = 64               # before giving up the GIL for a wait
 
 # What the standard fields are called, with their place in a Batch.
 _IN_BATCH = ("observations", "rewards", "terminations", "truncations", "masks")
@@ -443,7 +442,6 @@ cdef class Pool:
     cdef await_units(self, int units, timeout, str call):
         cdef int64_t deadline = NEVER
         cdef int i, rc
-        cdef bint spins
         if self.host is not None:
             if self.num_flying:
                 self.run_host()
@@ -454,8 +452,7 @@ cdef class Pool:
         # Busy batches would never let wait() come to its naps.
         rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
         if rc == CAME:
-            spins = self.waiter.policy.spin_ns and self.waiter.doubt < FV_NO_SPIN
-            for i in range(EAGER_LOOKS if spins else 1):
+            for i in range(fv_eager_looks(&self.waiter)):
                 self.collect()
                 if self.enough(units):
                     fv_wait_none(&self.waiter)
