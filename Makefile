@@ -9,6 +9,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SCENES ?= shipped
 TORCH ?= torch==2.13.0
+# Without dependencies: its wheels pin another torch.  The rest is what its trainer imports.
+PUFFERLIB ?= pufferlib-core==3.0.23 pyro-ppl pyro-api opt-einsum tqdm rich-argparse
+PUFFERLIB_OLDER ?= pufferlib-core==3.0.5
+WHEELS = install --quiet --disable-pip-version-check --no-deps --only-binary :all:
 
 .PHONY: demo test debug tsan asan bench clean
 
@@ -28,7 +32,7 @@ asan: $(VENV)/.test
 	tests/asan.sh $(BIN)/python
 
 bench: $(VENV)/.test
-	for b in handoff syscalls memory loading vs_gymnasium oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory loading vs_gymnasium vs_puffer oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info
@@ -49,4 +53,6 @@ $(VENV)/.demo: $(VENV)/.built
 
 $(VENV)/.test: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[test,demo]'
+	$(BIN)/python -m pip $(WHEELS) $(PUFFERLIB) || echo "no such wheels for this Python: the tests of PufferLib are skipped"
+	$(BIN)/python -m pip $(WHEELS) --target $(VENV)/pufferlib-older $(PUFFERLIB_OLDER) || echo "likewise those of an older one"
 	touch $@

@@ -32,6 +32,7 @@ def make(
     envs_per_worker=None,
     batch_size=None,
     zero_copy=False,
+    in_order=False,
     seed=None,
     slots=1,
     autoreset="next_step",
@@ -44,10 +45,10 @@ def make(
 
     Args:
         creator: a callable that returns an env, or a list of them, one for each env.  An env is a gymnasium.Env, a
-            fastvec.Env, or a compiled env (fastvec_env.h); all of one pool have equal spaces.  A creator that has
-            parameters named `env_index` or `num_envs` is called with them.  Attributes that a creator may have:
-            `start_attempts`, how often a worker that dies while it builds is started; `describe(env_index, num_envs)`,
-            a text for the error of one that died in all of them.
+            fastvec.Env, an env of PufferLib, an object of GPUDrive's, or a compiled env (fastvec_env.h); all of one pool
+            have equal spaces.  A creator that has parameters named `env_index` or `num_envs` is called with them.
+            Attributes that a creator may have: `start_attempts`, how often a worker that dies while it builds is started;
+            `describe(env_index, num_envs)`, a text for the error of one that died in all of them.
         num_workers: worker processes; 0 keeps the envs in this process; "auto" times an env and takes what should be
             fastest, 0 included.
         num_envs: envs in all; by default one for each creator of a list, else `num_workers * envs_per_worker`.
@@ -55,6 +56,8 @@ def make(
         batch_size: envs in one `recv`; by default all.  Fewer is asynchronous stepping: the first workers to finish.
         zero_copy: with a smaller `batch_size`: batches are fixed blocks of neighbouring workers, read in place, instead
             of the first to finish, copied together.
+        in_order: with a smaller `batch_size`: batches come in the order in which they were sent, however long their
+            envs take, instead of the first to finish.  The batches of a run are then the same each time.
         seed: for the first reset; None draws one.  Env i is seeded with `seed + i`.
         slots: time steps that the arena holds: 1 takes least memory, 2 keeps the last observations readable while the
             next are written, T + 1 holds a rollout.
@@ -95,7 +98,7 @@ def make(
     if num_workers == "auto":
         num_workers = _auto_workers(creators, envs_per_worker, autoreset, context, timeout)
     units = _units(num_workers, len(creators), envs_per_worker)
-    units_per_batch = _units_per_batch(batch_size, len(creators), units)
+    units_per_batch = _units_per_batch(batch_size, len(creators), units, zero_copy)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     policy = waiting.choose(wait, num_workers)
@@ -121,7 +124,7 @@ def make(
         arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
         vec = VecEnv(
             fields, boxes, host, units, len(creators) // units, hosting.rows // units, units_per_batch, not zero_copy,
-            descriptions[0].action_spec, policy,
+            in_order, descriptions[0].action_spec, policy,
             workers=workers, hosting=hosting, description=descriptions[0], seed=seed, timeout=timeout,
         )
     except BaseException:
@@ -198,15 +201,19 @@ def _units(num_workers, num_envs, envs_per_worker) -> int:
     return units
 
 
-def _units_per_batch(batch_size, num_envs, units) -> int:
+def _units_per_batch(batch_size, num_envs, units, zero_copy) -> int:
     if batch_size is None:
         return units
     _check_count("batch_size", batch_size)
     per_unit = num_envs // units
-    if batch_size % per_unit or num_envs % batch_size:
+    if batch_size % per_unit or batch_size > num_envs:
         raise ValueError(
             f"batch_size={batch_size}; give a multiple of the {per_unit} envs that step together in one worker, "
-            f"and a divisor of the {num_envs} envs"
+            f"{num_envs} at most"
+        )
+    if zero_copy and num_envs % batch_size:
+        raise ValueError(
+            f"batch_size={batch_size}; with zero_copy=True give a divisor of the {num_envs} envs, which fall into blocks of it"
         )
     return batch_size // per_unit
 
@@ -340,7 +347,7 @@ def _admit(workers, hosting, arena, deadline, timeout):
         except OSError:
             raise worker.death("start") from None
     for worker in workers:
-        _hear(worker, deadline, timeout, "maps the arena")
+        _hear(worker, deadline, timeout, "prepares its rows")
 
 
 def _hear(worker, deadline, timeout, doing):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastvec_c import fields as field_plan
 from fastvec_c import mailbox
+from fastvec_c.buffer_env import BufferEnv
 
 from fastvec.adapters import adapt
 from fastvec.spaces import Spec, describe_difference
@@ -51,11 +52,19 @@ def describe(envs: list) -> list[Description]:
     """Of each adapted env what the trainer must know."""
     return [
         Description(
-            e.observation_spec, e.action_spec, e.env.observation_space, e.env.action_space, e.fields, e.num_agents,
+            e.observation_spec, e.action_spec, *_spaces(e), e.fields, e.num_agents,
             hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]
+
+
+def _spaces(adapted):
+    """One agent's (observation space, action space), as the env declares them."""
+    env = adapted.env
+    if isinstance(adapted, BufferEnv):  # of PufferLib, where observation_space is that of all its agents
+        return env.single_observation_space, env.single_action_space
+    return env.observation_space, env.action_space
 
 
 def check_alike(descriptions: list[Description]):

@@ -87,8 +87,8 @@ class VecEnv(Pool):
         fields: {name: array [slots, num_rows, ...]}, views on the whole arena.
     """
 
-    def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, action_spec,
-                 policy, *, workers, hosting, description, seed, timeout):
+    def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, in_order,
+                 action_spec, policy, *, workers, hosting, description, seed, timeout):
         self._workers = workers
         self._description = description
         self._seed = seed

@@ -135,6 +135,21 @@ static inline uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *
     return cmd & ((1u << FV_ORDER_BITS) - 1);
 }
 
+/* Whether a few looks find an order other than `last`, which fv_await_order then returns at once.  *now: as there. */
+static inline int fv_look_for_order(fv_mailbox *m, uint32_t last, const fv_waiter *w, int64_t *now)
+{
+    int64_t began = *now;
+    for (int looks = fv_eager_looks(w); looks; looks--) {
+        if (atomic_load_explicit(&m->cmd, memory_order_acquire) != last) {
+            *now = fv_now();
+            fv_count(&m->wait_ns, *now - began);
+            return 1;
+        }
+        fv_pause();
+    }
+    return 0;
+}
+
 /* An order took from `began` to `now`. */
 static inline void fv_account(fv_mailbox *m, int is_step, int64_t began, int64_t now)
 {

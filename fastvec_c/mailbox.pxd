@@ -34,6 +34,7 @@ cdef extern from "mailbox.h" nogil:
     uint64_t fv_take(fv_ready *r, int k, uint64_t *messages)
     int fv_park_trainer(fv_ready *r, int num_words, int64_t timeout_ns)
 
+    int fv_look_for_order(fv_mailbox *m, uint32_t last, const fv_waiter *w, int64_t *now)
     uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *w, int64_t *now)
     void fv_account(fv_mailbox *m, int is_step, int64_t began, int64_t now)
     void fv_announce(fv_ready *r, int i, int message)

@@ -32,12 +32,14 @@ cdef class Pool:
     cdef object options                # of the reset that the host is to do
     cdef readonly int num_units        # workers, or 1 for the host in this process
     cdef readonly int envs_per_unit, rows_per_unit, units_per_batch
-    cdef readonly bint gather          # batches are the first to finish, copied together; else blocks, in place
+    cdef readonly bint gather          # batches are copied together from any workers; else blocks, in place
+    cdef readonly bint in_order        # batches come in the order in which they were sent; else the first to finish
     cdef int phase                     # FRESH, HOLDING, FLYING or CLOSED
     cdef readonly bint _busy            # a call is under way
 
     cdef WorkerState *unit             # [num_units]
-    cdef int *queue                    # [num_units] ring of units (gather) or blocks that are ready, in that order
+    cdef int *queue                    # [num_units] ring of what recv takes next: units that were sent (in_order), units
+                                       # that are ready (gather), or blocks that are ready
     cdef int queue_head, queue_len
     cdef int *missing                  # [blocks] units of each block that are not ready
     cdef int num_flying
@@ -71,6 +73,7 @@ cdef class Pool:
     cdef void order(self, int u, int what) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil
+    cdef void enqueue(self, int entry) noexcept nogil
     cdef bint enough(self, int units) noexcept nogil
     cdef int wait(self, int units, int64_t deadline) noexcept nogil
     cdef int dead_worker(self) noexcept nogil
@@ -82,6 +85,6 @@ cdef class Pool:
     cdef object batch_gathered(self)
     cdef dict messages(self)
     cdef scatter(self, actions)
-    cdef const char *fast_actions(self, actions) except? NULL
-    cdef check_bounds(self, const char *data, Py_ssize_t rows)
+    cdef const char *fast_actions(self, actions, int *type) except? NULL
+    cdef check_bounds(self, const char *data, int type, Py_ssize_t rows)
     cdef void account(self) noexcept nogil

@@ -5,7 +5,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -18,7 +18,7 @@ from fastvec_c.mailbox cimport (
     FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
-    FV_NO_SPIN, FV_WOKEN, WaitPolicy, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
+    FV_WOKEN, WaitPolicy, fv_eager_looks, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
 )
 
 cnp.import_array()
@@ -46,7 +46,6 @@ cdef enum:
 cdef int64_t LIFE_NS = 100_000_000      # how often a waiting trainer looks whether all workers live
 cdef int64_t NEVER = 0x7fffffffffffffff
 cdef int SAMPLED = 16                    # batches for one look at how long the workers took
-cdef int EAGER_LOOKS = 64               # before giving up the GIL for a wait
 
 # What the standard fields are called, with their place in a Batch.
 _IN_BATCH = ("observations", "rewards", "terminations", "truncations", "masks")
@@ -63,13 +62,14 @@ cdef class Pool:
         num_units: workers, or 1.
         envs_per_unit, rows_per_unit: of each.
         units_per_batch: how many `recv` waits for.
-        gather: take the first that finish and copy their rows together; else blocks of neighbours, in place.
+        gather: copy the rows of any workers together; else blocks of neighbours, in place.
+        in_order: batches come in the order in which they were sent; else the first to finish.
         action_spec: fastvec.Spec of one action.
         policy: how to wait.
     """
 
     def __cinit__(self, Fields fields, Mailboxes boxes, Host host, int num_units, int envs_per_unit, int rows_per_unit,
-                  int units_per_batch, bint gather, action_spec, WaitPolicy policy, **_):
+                  int units_per_batch, bint gather, bint in_order, action_spec, WaitPolicy policy, **_):
         self.fields = fields
         self.boxes = boxes
         self.host = host
@@ -78,6 +78,7 @@ cdef class Pool:
         self.rows_per_unit = rows_per_unit
         self.units_per_batch = units_per_batch
         self.gather = gather and units_per_batch < num_units
+        self.in_order = in_order
         self.waiter.policy = policy.c
         self.conns = []
         self.early = {}
@@ -126,8 +127,8 @@ cdef class Pool:
         if not (self.low and self.high):
             raise MemoryError()
         for i in range(self.action_items):
-            self.low[i] = max(int(low[i]), -(1 << 63))
-            self.high[i] = min(int(high[i]), (1 << 63) - 1)
+            self.low[i] = max(int(low[i]), np.iinfo(spec.dtype).min)
+            self.high[i] = min(int(high[i]), np.iinfo(spec.dtype).max, (1 << 63) - 1)
 
     def watch(self, int worker, int fd):
         """`fd` becomes readable when the worker is dead."""
@@ -351,6 +352,8 @@ cdef class Pool:
             w.slot = (w.slot + 1) % self.fields.slots
         w.order = w.last_order = what
         self.num_flying += 1
+        if self.in_order and what != FV_CALL:
+            self.enqueue(u)
         self.missing[u // self.units_per_batch] += 1
         if self.boxes is not None:
             self.boxes.box[u].slot = w.slot
@@ -359,17 +362,19 @@ cdef class Pool:
 
     cdef void ready(self, int u, bint message) noexcept nogil:
         """A unit has finished: queues it, or its block when that was the last one missing."""
-        cdef int block = u // self.units_per_batch, entry
+        cdef int block = u // self.units_per_batch
         self.unit[u].order = 0
         self.unit[u].message = message
         self.num_flying -= 1
         self.missing[block] -= 1
+        if self.in_order:
+            return  # queued when it was sent
         if self.gather:
-            entry = u
+            self.enqueue(u)
         elif self.missing[block] == 0:
-            entry = block
-        else:
-            return
+            self.enqueue(block)
+
+    cdef void enqueue(self, int entry) noexcept nogil:
         self.queue[(self.queue_head + self.queue_len) % self.num_units] = entry
         self.queue_len += 1
 
@@ -386,8 +391,14 @@ cdef class Pool:
                 bits &= bits - 1
 
     cdef bint enough(self, int units) noexcept nogil:
+        cdef int i
         if units == self.num_units:
             return self.num_flying == 0
+        if self.in_order:
+            for i in range(units):
+                if self.unit[self.queue[(self.queue_head + i) % self.num_units]].order:
+                    return False
+            return True
         return self.queue_len >= (units if self.gather else 1)
 
     cdef int wait(self, int units, int64_t deadline) noexcept nogil:
@@ -431,7 +442,6 @@ cdef class Pool:
     cdef await_units(self, int units, timeout, str call):
         cdef int64_t deadline = NEVER
         cdef int i, rc
-        cdef bint spins
         if self.host is not None:
             if self.num_flying:
                 self.run_host()
@@ -442,8 +452,7 @@ cdef class Pool:
         # Busy batches would never let wait() come to its naps.
         rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
         if rc == CAME:
-            spins = self.waiter.policy.spin_ns and self.waiter.doubt < FV_NO_SPIN
-            for i in range(EAGER_LOOKS if spins else 1):
+            for i in range(fv_eager_looks(&self.waiter)):
                 self.collect()
                 if self.enough(units):
                     fv_wait_none(&self.waiter)
@@ -483,22 +492,20 @@ cdef class Pool:
 
     cdef take(self, int units):
         """Moves the batch that wait() promised from the queue to `held`."""
-        cdef int i, first = 0
+        cdef int i
+        cdef int entries = units if self.gather or self.in_order else 1
+        for i in range(units):
+            if units == self.num_units:
+                self.held[i] = i
+            elif entries == units:
+                self.held[i] = self.queue[(self.queue_head + i) % self.num_units]
+            else:
+                self.held[i] = self.queue[self.queue_head] * units + i
         if units == self.num_units:
             self.queue_len = 0
-        elif not self.gather:
-            first = self.queue[self.queue_head] * units
-        if units < self.num_units and self.gather:
-            for i in range(units):
-                self.held[i] = self.queue[(self.queue_head + i) % self.num_units]
-            self.queue_head = (self.queue_head + units) % self.num_units
-            self.queue_len -= units
         else:
-            for i in range(units):
-                self.held[i] = first + i
-            if units < self.num_units:
-                self.queue_head = (self.queue_head + 1) % self.num_units
-                self.queue_len -= 1
+            self.queue_head = (self.queue_head + entries) % self.num_units
+            self.queue_len -= entries
         self.num_held = units
 
     cdef object batch(self):
@@ -569,32 +576,45 @@ cdef class Pool:
         """Writes the actions of the held units into their rows of the arena."""
         cdef const char *data = NULL
         cdef Field *f = &self.fields.field[ACTIONS]
-        cdef int i, u, n = self.rows_per_unit
+        cdef int i, u, n = self.rows_per_unit, type = self.action_type
+        cdef int items = n * self.action_items
         cdef size_t nbytes = n * f.row_nbytes
         cdef char *target
+        cdef const int64_t *wide
         if actions is not None:
-            data = self.fast_actions(actions)
+            data = self.fast_actions(actions, &type)
             if data == NULL:
                 actions = as_rows(actions, self.num_held * n, self.action_shape, self.action_dtype)
                 data = <const char *>cnp.PyArray_DATA(actions)
-            self.check_bounds(data, self.num_held * n)
+            if type == self.action_type:
+                self.check_bounds(data, type, self.num_held * n)
         for i in range(self.num_held):
             u = self.held[i]
             target = row(f, self.unit[u].slot, u * n)
             if data == NULL:
-                self.check_bounds(target, n)
+                self.check_bounds(target, type, n)
+            elif type != self.action_type:
+                # First to where they belong: numbers of 32 bits are compared four at a time.
+                wide = <const int64_t *>data + i * items
+                if not (narrow(<int32_t *>target, wide, items)
+                        and within(<const int32_t *>target, n, self.action_items, self.low, self.high)):
+                    self.check_bounds(data, type, self.num_held * n)  # raises
             elif target != data + i * nbytes:
                 memcpy(target, data + i * nbytes, nbytes)
 
-    cdef const char *fast_actions(self, actions) except? NULL:
-        """The data of an array that is already as the arena wants it; NULL for anything else."""
+    cdef const char *fast_actions(self, actions, int *type) except? NULL:
+        """The data of an array that is as the arena wants it, or of int64 for bounded int32; NULL for anything else.
+        *type becomes NumPy's type number."""
         cdef int i
         cdef cnp.ndarray array
+        cdef bint wide
         if not cnp.PyArray_CheckExact(actions):
             return NULL
         array = actions
+        # What torch samples, and what PufferLib's envs take: too frequent for the slow way.
+        wide = cnp.PyArray_TYPE(array) == cnp.NPY_INT64 and self.action_type == cnp.NPY_INT32 and self.low != NULL
         if (
-            cnp.PyArray_TYPE(array) != self.action_type
+            not (cnp.PyArray_TYPE(array) == self.action_type or wide)
             or not cnp.PyArray_ISCARRAY_RO(array)
             or cnp.PyArray_NDIM(array) != 1 + len(self.action_shape)
             or cnp.PyArray_DIM(array, 0) != self.num_held * self.rows_per_unit
@@ -603,25 +623,20 @@ cdef class Pool:
         for i in range(len(self.action_shape)):
             if cnp.PyArray_DIM(array, i + 1) != <Py_ssize_t>self.action_shape[i]:
                 return NULL
+        type[0] = cnp.PyArray_TYPE(array)
         return <const char *>cnp.PyArray_DATA(array)
 
-    cdef check_bounds(self, const char *data, Py_ssize_t rows):
-        cdef const int64_t *x = <const int64_t *>data
-        cdef Py_ssize_t r
-        cdef int k
-        cdef bint bad = False
+    cdef check_bounds(self, const char *data, int type, Py_ssize_t rows):
+        """Raises ValueError for actions of NumPy's type number `type` that are out of bounds."""
         if self.low == NULL:
             return
-        if self.action_type == cnp.NPY_INT64:
-            for r in range(rows):
-                for k in range(self.action_items):
-                    bad |= x[k] < self.low[k] or x[k] > self.high[k]
-                x += self.action_items
-            if not bad:
-                return
-        shape = (rows, *self.action_shape)
-        array = np.frombuffer(<const char[:rows * self.fields.field[ACTIONS].row_nbytes]>data, self.action_dtype)
-        array = array.reshape(shape)
+        if type == cnp.NPY_INT64 and within(<const int64_t *>data, rows, self.action_items, self.low, self.high):
+            return
+        if type == cnp.NPY_INT32 and within(<const int32_t *>data, rows, self.action_items, self.low, self.high):
+            return
+        dtype = self.action_dtype if type == self.action_type else np.dtype(np.int64)
+        nbytes = rows * self.action_items * dtype.itemsize
+        array = np.frombuffer(<const char[:nbytes]>data, dtype).reshape((rows, *self.action_shape))
         low = np.array(<int64_t[:self.action_items]>self.low).reshape(self.action_shape)
         high = np.array(<int64_t[:self.action_items]>self.high).reshape(self.action_shape)
         if (array < low).any() or (array > high).any():
@@ -649,6 +664,38 @@ cdef class Pool:
             for i in range(self.num_held):
                 self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
         self.env_ns += min(self.slowest_ns, passed)
+
+
+ctypedef fused integer:
+    int32_t
+    int64_t
+
+
+cdef bint within(const integer *x, Py_ssize_t rows, int items, const int64_t *low, const int64_t *high) noexcept nogil:
+    """Whether all numbers of all rows lie within their bounds."""
+    cdef Py_ssize_t r
+    cdef int k
+    cdef bint bad = False
+    cdef integer least = <integer>low[0], most = <integer>high[0]
+    if items == 1:
+        for r in range(rows):
+            bad |= (x[r] < least) | (x[r] > most)
+        return not bad
+    for r in range(rows):
+        for k in range(items):
+            bad |= x[k] < low[k] or x[k] > high[k]
+        x += items
+    return not bad
+
+
+cdef bint narrow(int32_t *target, const int64_t *x, Py_ssize_t n) noexcept nogil:
+    """Whether all numbers fit."""
+    cdef Py_ssize_t i
+    cdef int64_t lost = 0
+    for i in range(n):
+        target[i] = <int32_t>x[i]
+        lost |= x[i] ^ target[i]
+    return lost == 0
 
 
 def _listed(items):

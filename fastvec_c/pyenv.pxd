@@ -6,6 +6,7 @@ cdef class PyEnv:
     cdef public object action_spec
     cdef public int num_agents  # rows
     cdef public dict fields  # {name: fastvec.Spec} of further arrays it writes
+    cdef readonly bint resets_rows  # a reset finds its rows as they were
     cdef list slots
 
     # slots[s]: the env's own rows in slot s, by field: "observations" and "actions" [num_agents, *shape], "rewards"
@@ -14,7 +15,7 @@ cdef class PyEnv:
     cpdef bind(self, list slots)
 
     # Begins new episodes; writes the observations of `slot`.  The caller has zeroed its rewards and flags and set its
-    # masks.  Returns a non-empty info dict or None.
+    # masks, unless `resets_rows`.  Returns a non-empty info dict or None.
     cpdef object reset(self, int slot, object seed, object options)
 
     # Acts on the actions of `action_slot` and writes every row of `slot`.  Returns a non-empty info dict or None.

@@ -114,6 +114,7 @@ typedef struct fv_waiter {
 
 enum {
     FV_MIN_SPIN_NS = 1000,
+    FV_EAGER_LOOKS = 64,
     FV_NO_SPIN = 5,         /* each doubt halves the spinning, so many stop it, */
     FV_TRY_AGAIN = 64,      /* but for one wait in so many */
     FV_SLICE_NS = 1300000,  /* a yield that lasts so long gave the CPU to somebody who computes: dearer than a park, */
@@ -169,6 +170,12 @@ static inline void fv_wait_end(fv_waiter *w, int64_t now)
     if (w->spun && !w->spin_until && w->turns <= 2) w->doubt += w->doubt < FV_NO_SPIN;
     else if (w->spin_until) w->doubt -= w->doubt > 0;
     w->mean_ns += (fv_clamp(now - w->begun, 0, FV_MEAN_LIMIT_NS) - w->mean_ns) / 8;
+}
+
+/* How often to look before giving up the GIL for a wait: giving it up and getting it back costs as much as a short one. */
+static inline int fv_eager_looks(const fv_waiter *w)
+{
+    return w->policy.spin_ns && w->doubt < FV_NO_SPIN ? FV_EAGER_LOOKS : 1;
 }
 
 /* A wait that was over before it began. */

@@ -11,7 +11,6 @@ cdef extern from "sync.h" nogil:
         FV_WOKEN
         FV_TIMED_OUT
         FV_INTERRUPTED
-        FV_NO_SPIN
 
     ctypedef struct fv_policy:
         int64_t spin_ns
@@ -21,11 +20,11 @@ cdef extern from "sync.h" nogil:
     ctypedef struct fv_waiter:
         fv_policy policy
         int64_t mean_ns
-        int32_t doubt
 
     void fv_wait_begin(fv_waiter *w, int64_t now)
     int fv_wait_turn(fv_waiter *w)
     void fv_wait_end(fv_waiter *w, int64_t now)
+    int fv_eager_looks(const fv_waiter *w)
     void fv_wait_none(fv_waiter *w)
 
 

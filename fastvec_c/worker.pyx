@@ -9,7 +9,7 @@ from fastvec_c.fields cimport (
     ACTIONS, EXTRA, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row,
 )
 from fastvec_c.mailbox cimport (
-    FV_CALL, FV_CLOSE, FV_RESET, FV_STEP, fv_account, fv_announce, fv_await_order, fv_mailbox,
+    FV_CALL, FV_CLOSE, FV_RESET, FV_STEP, fv_account, fv_announce, fv_await_order, fv_look_for_order, fv_mailbox,
 )
 from fastvec_c.pyenv cimport PyEnv
 from fastvec_c.sync cimport WaitPolicy, fv_now
@@ -64,6 +64,7 @@ cdef class Host:
             view[:, first_row:first_row + self.num_envs * rows_per_env] = np.zeros((), view.dtype)
         if not self.compiled:
             for i, env in enumerate(self.envs):
+                self.current[0] = i
                 first = first_row + i * rows_per_env
                 env.bind([
                     {name: view[s, first:first + env.num_agents] for name, view in fields.views.items()}
@@ -152,7 +153,8 @@ cdef class Host:
                 rc = self.step_compiled(action_slot, slot)
             self.finish_compiled(rc)
             return
-        self.infos = {}
+        if self.infos:
+            self.infos = {}
         for i in range(self.num_envs):
             self.current[0] = i
             self.carry_masks(i, action_slot, slot)
@@ -174,8 +176,9 @@ cdef class Host:
             if self.what[i] == KEEP:
                 continue
             self.current[0] = i
-            at = self.rows(i, slot, slot)
-            self.prepare_reset(i, &at)
+            if not (<PyEnv>self.envs[i]).resets_rows:
+                at = self.rows(i, slot, slot)
+                self.prepare_reset(i, &at)
             seed = self.seed[i] if self.what[i] == RESEED else None
             info = (<PyEnv>self.envs[i]).reset(slot, seed, options)
             if info:
@@ -240,8 +243,11 @@ cdef class WorkerLoop:
                     self.host.finish_compiled(rc)
                     return "infos"
             else:
-                with nogil:
+                if fv_look_for_order(m, self.last, &self.waiter, &self.now):
                     order = fv_await_order(m, &self.last, &self.waiter, &self.now)
+                else:
+                    with nogil:
+                        order = fv_await_order(m, &self.last, &self.waiter, &self.now)
                 if order == FV_STEP:
                     self.host.step(m.action_slot, m.slot)
                 elif order == FV_RESET:

@@ -7,17 +7,21 @@ from typing import Any
 from fastvec.adapters.compiled import adapt_compiled
 from fastvec.adapters.gpudrive import adapt_gpudrive, is_gpudrive
 from fastvec.adapters.gymnasium import adapt_gymnasium
+from fastvec.adapters.puffer import Unbuilt, adapt_puffer, puffer_kinds
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
 
-ACCEPTED = "expected a gymnasium.Env, a fastvec.Env or a compiled env (one with __fastvec_env__)"
+ACCEPTED = (
+    "expected a gymnasium.Env, a fastvec.Env, an env of PufferLib (PufferEnv or an emulated one), an object of GPUDrive's "
+    "(GPUDriveTorchEnv, PufferGPUDrive, SimManager) or a compiled env (one with __fastvec_env__)"
+)
 
 
 def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, a compiled env, or one of GPUDrive's objects.
+        env: a gymnasium.Env, a fastvec.Env, an env of PufferLib, a compiled env, or one of GPUDrive's objects.
         autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
 
     Returns:
@@ -35,6 +39,8 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
         return adapt_rows(env)
     if is_gpudrive(env):  # before gymnasium.Env, which GPUDriveTorchEnv claims to be
         return adapt_gpudrive(env)
+    if isinstance(env, (Unbuilt, *puffer_kinds())):  # before gymnasium: emulated envs derive from its Env
+        return adapt_puffer(env)
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium and isinstance(env, gymnasium.Env):
         return adapt_gymnasium(env, autoreset)

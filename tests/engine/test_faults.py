@@ -288,6 +288,32 @@ def test_good_actions(actions):
         assert vec.step(actions)[1].tolist() == [1, 2]
 
 
+class Narrow(envs.Scripted):
+    action_space = gymnasium.spaces.Discrete(7, dtype=np.int32)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.int16])
+def test_int32_actions(num_workers, dtype):
+    with fastvec.make(Narrow, num_workers, num_envs=4) as vec:
+        vec.reset()
+        assert vec.step(np.array([1, 2, 6, 0], dtype))[1].tolist() == [1, 2, 6, 0]
+        assert vec.step(np.arange(8, dtype=dtype)[::2])[1].tolist() == [1, 4, 10, 6]
+        for bad in [7, -1, 2**15 - 1]:
+            with pytest.raises(ValueError, match=rf"actions\[2\] = {bad} is out of range; give numbers from 0 to 6"):
+                vec.send(np.array([1, 2, bad, 0], dtype))
+        vec.actions[:] = 1, 2, 6, 7
+        with pytest.raises(ValueError, match="= 7 is out of range"):
+            vec.send()
+
+
+def test_int64_actions_do_not_wrap():
+    with fastvec.make(Narrow, 1) as vec:
+        vec.reset()
+        with pytest.raises(ValueError, match=rf"actions\[0\] = {2**32} is out of range"):
+            vec.send(np.array([2**32]))
+
+
 def test_torch_actions():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     with fastvec.make(envs.Scripted, 1, num_envs=2) as vec:
@@ -307,7 +333,8 @@ def test_torch_actions():
     (dict(num_workers=2, num_envs=4, envs_per_worker=3), "envs_per_worker=3 times num_workers=2 is not 4"),
     (dict(num_workers=2, num_envs=0), "num_envs=0"),
     (dict(num_workers=2, envs_per_worker=0), "envs_per_worker=0"),
-    (dict(num_workers=4, batch_size=3), "batch_size=3; give a multiple of the 1 envs .* divisor of the 4 envs"),
+    (dict(num_workers=4, batch_size=5), "batch_size=5; give a multiple of the 1 envs .*, 4 at most"),
+    (dict(num_workers=4, batch_size=3, zero_copy=True), "batch_size=3; with zero_copy=True give a divisor of the 4 envs"),
     (dict(num_workers=2, envs_per_worker=2, batch_size=1), "batch_size=1; give a multiple of the 2 envs"),
     (dict(num_workers=0, num_envs=4, batch_size=2), "batch_size=2; give a multiple of the 4 envs"),
     (dict(num_workers=2, batch_size=0), "batch_size=0"),

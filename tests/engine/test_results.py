@@ -1,5 +1,6 @@
 """The same numbers, however the envs are hosted."""
 import itertools
+import time
 
 import envs
 import numpy as np
@@ -69,11 +70,12 @@ def test_slots(serial, kind, slots, num_workers):
 @pytest.mark.parametrize("zero_copy", [False, True])
 @pytest.mark.parametrize("wait", ["spin", "park"])
 @pytest.mark.parametrize("slots", [1, 3])
-def test_async(serial, kind, zero_copy, wait, slots):
+@pytest.mark.parametrize("in_order", [False, True])
+def test_async(serial, kind, zero_copy, wait, slots, in_order):
     """Every env sees what it would see in step with the others; each gets its t-th action from its own count."""
     want = serial[kind]
     with fastvec.make(
-        CREATORS[kind], 3, num_envs=6, batch_size=2, zero_copy=zero_copy, wait=wait, slots=slots, seed=11
+        CREATORS[kind], 3, num_envs=6, batch_size=2, zero_copy=zero_copy, in_order=in_order, wait=wait, slots=slots, seed=11
     ) as vec:
         per_env = vec.agents_per_env
         count = np.full(vec.num_envs, -1)
@@ -93,6 +95,50 @@ def test_async(serial, kind, zero_copy, wait, slots):
                     assert got[here].tobytes() == expected[there].tobytes(), (name, e, count[e])
                 assert batch.infos.get(e) == (step[5] if count[e] else step[1]).get(e)
             vec.send(np.stack([actions_for(vec, count[r // per_env], slice(None))[r] for r in batch.rows]))
+
+
+class Slow(envs.Scripted):
+    """The first env takes its time."""
+
+    def __init__(self, env_index=0):
+        super().__init__()
+        self.nap = 0.02 * (env_index == 0)
+
+    def step(self, action):
+        time.sleep(self.nap)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("zero_copy, num_envs, batch_size, order", [
+    (True, 4, 2, [[0, 1], [2, 3], [0, 1], [2, 3]]),
+    (False, 4, 2, [[0, 1], [2, 3], [0, 1], [2, 3]]),
+    (False, 3, 2, [[0, 1], [2, 0], [1, 2], [0, 1]]),
+    (False, 3, 1, [[0], [1], [2], [0]]),
+])
+def test_batches_in_order(zero_copy, num_envs, batch_size, order):
+    """Whoever is slow is waited for; a call or a reset in between changes nothing."""
+    with fastvec.make(Slow, num_envs, batch_size=batch_size, zero_copy=zero_copy, in_order=True, seed=0) as vec:
+        for _ in range(2):
+            vec.async_reset(seed=0)
+            for i, expected in enumerate(order):
+                batch = vec.recv()
+                assert batch.rows.tolist() == batch.observations[:, 0].tolist() == expected
+                if i == 2:
+                    assert vec.call("double", 4) == [8] * num_envs
+                vec.send([1] * batch_size)
+
+
+def test_a_gathered_batch_may_leave_a_rest():
+    """Three workers, batches of two: everybody comes along."""
+    with fastvec.make(envs.Scripted, 3, batch_size=2, seed=0) as vec:
+        vec.async_reset()
+        seen = np.zeros(3, int)
+        for _ in range(60):
+            batch = vec.recv()
+            assert len(set(batch.rows)) == 2 and (batch.observations[:, 0] == batch.rows).all()
+            seen[batch.rows] += 1
+            vec.send([0, 0])
+        assert (seen > 10).all()
 
 
 def test_seed_is_that_of_each_env():

@@ -59,7 +59,7 @@ OldGym = type("OldGym", (), {"__module__": "gym.envs.classic"})
     (lambda: Rows(), "a function: did the creator return it without calling"),
     (Almost(), "Almost, which has step and reset.*derive it from gymnasium.Env or fastvec.Env"),
     (OldGym(), "from the old gym package"),
-    (3, "an object of type builtins.int; expected a gymnasium.Env, a fastvec.Env"),
+    (3, "an object of type builtins.int; expected a gymnasium.Env, a fastvec.Env, .*PufferEnv.*GPUDriveTorchEnv.*__fastvec_env__"),
 ])
 def test_mistakes_are_named(env, message):
     with pytest.raises(TypeError, match=message):
