@@ -17,9 +17,14 @@ from fastvec.spaces import Spec, describe_difference
 def build_envs(creators: list[Callable], first_env: int, num_envs: int, autoreset: str, building: list[int]) -> list:
     """One adapted env for each creator.  `building[0]` follows the global index of the env being built."""
     envs = []
-    for i, creator in enumerate(creators):
-        building[0] = first_env + i
-        envs.append(adapt(_create(creator, first_env + i, num_envs), autoreset))
+    places = {}
+    for i, creator in enumerate(creators, first_env):
+        building[0] = i
+        env = _create(creator, i, num_envs)
+        envs.append(adapt(env, autoreset))
+        first = places.setdefault(id(getattr(env, "unwrapped", env)), i)
+        if first != i:
+            raise ValueError(f"creator: the envs {first} and {i} are one and the same object; make a new one in each call")
     return envs
 
 
@@ -43,6 +48,7 @@ class Description:
     action_space: Any
     fields: dict[str, Spec]
     num_agents: int
+    autoreset: str | None  # None: it resets itself
     compiled: bool
     kind: str  # the type's name, without gymnasium's wrappers
 
@@ -52,7 +58,7 @@ def describe(envs: list) -> list[Description]:
     return [
         Description(
             e.observation_spec, e.action_spec, e.env.observation_space, e.env.action_space, e.fields, e.num_agents,
-            hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
+            getattr(e, "autoreset", None), hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]

@@ -222,9 +222,9 @@ cdef class Pool:
         finally:
             self._busy = False
 
-    def _order_reset(self, options, bint keep_slots):
-        """Resets the envs that the arena's table tells to; the others keep their rows."""
-        cdef int u
+    def _order_reset(self, list options, bint keep_slots):
+        """Resets the envs that the arena's table tells to; the others keep their rows.  `options`: of each env, or None."""
+        cdef int u, n = self.envs_per_unit
         self.enter("reset")
         try:
             self.last_send = fv_now()
@@ -238,7 +238,7 @@ cdef class Pool:
                     self.boxes.box[u].has_options = options is not None
                 self.order(u, FV_RESET)
                 if self.boxes is not None and options is not None:
-                    self._tell(u, options)
+                    self._tell(u, options[u * n:(u + 1) * n])
             self.phase = FLYING
         finally:
             self._busy = False
