@@ -64,16 +64,20 @@ def describe(envs: list) -> list[Description]:
     ]
 
 
+class UnlikeEnvs(ValueError):
+    """The envs of one pool differ in the shape of their rows."""
+
+
 def check_alike(descriptions: list[Description]):
     """All envs of a pool share one shape of row.
 
     Raises:
-        ValueError: two differ; says which, and in what.
+        UnlikeEnvs: two differ; says which, and in what.
     """
     first = descriptions[0]
     for i, other in enumerate(descriptions):
         if other.compiled != first.compiled:
-            raise ValueError(
+            raise UnlikeEnvs(
                 f"creators: of env 0 ({first.kind}) and env {i} ({other.kind}) one is compiled, the other is not; "
                 "make two VecEnvs of them"
             )
@@ -81,14 +85,14 @@ def check_alike(descriptions: list[Description]):
             a, b = getattr(first, f"{what}_spec"), getattr(other, f"{what}_spec")
             difference = describe_difference(a, b)
             if difference:
-                raise ValueError(
+                raise UnlikeEnvs(
                     f"creators: env {i} ({other.kind}) and env 0 ({first.kind}) differ in their {what} space: "
                     f"{difference}; wrap them to the same spaces, or make two VecEnvs"
                 )
         if other.fields.keys() != first.fields.keys() or any(
             describe_difference(first.fields[k], other.fields[k]) for k in first.fields
         ):
-            raise ValueError(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
+            raise UnlikeEnvs(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
 
 
 @dataclass(frozen=True)

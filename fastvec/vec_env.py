@@ -141,9 +141,9 @@ class VecEnv(Pool):
         batch = self._recv_all(None, "reset")
         return batch.observations, batch.infos
 
-    def async_reset(self, seed=None, options=None):
+    def async_reset(self, seed=None, options=None, env_mask=None):
         """Like `reset`, but returns at once: `recv` then gives the first batches."""
-        self._begin_reset(seed, options, None)
+        self._begin_reset(seed, options, env_mask)
 
     def _begin_reset(self, seed, options, env_mask):
         seeds = self._seeds(seed)
@@ -280,10 +280,17 @@ class VecEnv(Pool):
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
-    def close(self):
-        """Closes the envs and ends the workers; one that takes longer than 5 s is killed.  May be called again."""
+    def close(self, grace=5.0):
+        """Closes the envs and ends the workers.  May be called again.
+
+        Args:
+            grace: seconds for the envs to close; a worker that takes longer is killed.
+        """
         self._mark_closed()
-        self._stop()
+        stop = self._stop.detach()
+        if stop is not None:
+            _, function, args, _ = stop
+            function(*args, grace)
 
     def __enter__(self):
         return self
@@ -317,9 +324,9 @@ class VecEnv(Pool):
         raise error from exception
 
 
-def _stop_if_ours(pid, workers, boxes, host):
+def _stop_if_ours(pid, workers, boxes, host, grace=5.0):
     if os.getpid() != pid:
         return
     if host is not None:
         host.close()
-    process.stop(workers, boxes)
+    process.stop(workers, boxes, grace)

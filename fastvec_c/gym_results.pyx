@@ -1,0 +1,61 @@
+"""What gymnasium's `step` returns, made from a VecEnv's rows: fresh arrays, since its users keep them."""
+cimport numpy as cnp
+from libc.string cimport memcpy
+
+cnp.import_array()
+
+
+cdef class Results:
+    """Called with infos, returns (observations, rewards float64, terminations, truncations, infos).
+
+    Args:
+        observations: an array, or a dict or tuple of arrays, nested as you like.
+        rewards: float32 [n], C-contiguous.
+        terminations, truncations: bool [n], C-contiguous.
+        copy: observations are copied; else they are handed out as they are.
+    """
+
+    cdef readonly object views
+    cdef cnp.ndarray rewards, terminations, truncations
+    cdef bint copy
+
+    def __init__(self, observations, cnp.ndarray rewards not None, cnp.ndarray terminations not None,
+                 cnp.ndarray truncations not None, bint copy):
+        self.views = observations
+        self.rewards = rewards
+        self.terminations = terminations
+        self.truncations = truncations
+        self.copy = copy
+
+    def __call__(self, infos):
+        return self.observations(), doubles(self.rewards), copied(self.terminations), copied(self.truncations), infos
+
+    cpdef object observations(self):
+        return copies(self.views) if self.copy else self.views
+
+
+cdef object copies(object tree):
+    if type(tree) is dict:
+        return {key: copies(part) for key, part in (<dict>tree).items()}
+    if type(tree) is tuple:
+        return tuple([copies(part) for part in <tuple>tree])
+    return copied(tree)
+
+
+cdef object copied(cnp.ndarray source):
+    cdef cnp.ndarray copy = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(source), cnp.PyArray_DIMS(source), cnp.PyArray_TYPE(source), 0)
+    if cnp.PyArray_IS_C_CONTIGUOUS(source):
+        memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(source))
+    else:  # a part of structured rows
+        cnp.PyArray_CopyInto(copy, source)
+    return copy
+
+
+cdef object doubles(cnp.ndarray source):
+    cdef cnp.ndarray copy = cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(source), cnp.NPY_FLOAT64, 0)
+    cdef const float *x = <const float *>cnp.PyArray_DATA(source)
+    cdef double *y = <double *>cnp.PyArray_DATA(copy)
+    cdef Py_ssize_t i
+    for i in range(cnp.PyArray_DIM(source, 0)):
+        y[i] = x[i]
+    return copy
