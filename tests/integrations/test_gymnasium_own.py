@@ -1,0 +1,58 @@
+"""gymnasium's own tests of its vector envs, run on ours.  docs/gymnasium.md lists those that cannot be, and why.
+
+Their files are not in this repository, nor in gymnasium's wheel: set FASTVEC_GYMNASIUM_SOURCE to a checkout of gymnasium (of
+the version that is installed: `git clone --branch v1.3.0 https://github.com/Farama-Foundation/Gymnasium`).
+"""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gymnasium", minversion="1.1", reason="needs gymnasium 1.1 or later: pip install 'fastvec[gym]'")
+
+SOURCE = os.environ.get("FASTVEC_GYMNASIUM_SOURCE")
+FILES = ["async_vector_env", "autoreset_mode", "vector_env", "vector_env_info", "observation_mode"]
+
+# Tests that cannot hold for fastvec.gym, by a pattern of their names.
+LEFT_OUT = {
+    r"test_custom_space_async_vector_env$": "samples of a custom space have no fixed size in memory",
+    r"test_async_vector_subenv_error": "demands the log lines of AsyncVectorEnv's worker processes",
+    r"TestVectorEnvObservationModes": "fastvec has no observation_mode: envs of one pool have equal spaces",
+    r"test_vector_obs_action_spaces": "runs over spaces without a fixed size, too",
+    r"test_same_step_final_obs": "makes SyncVectorEnv itself, over spaces without a fixed size, too",
+    r"test_make_vec_autoreset": "asks gymnasium.make_vec for its modes 'sync' and 'async'",
+    r"test_vector_add_info": "tests gymnasium's base class alone",
+}
+
+# Stands in for AsyncVectorEnv before the tests are imported.
+PLUGIN = '''
+import functools, gymnasium.vector, fastvec.gym
+class AsyncVectorEnv(fastvec.gym.VectorEnv):
+    def __init__(self, env_fns, shared_memory=True, **kwargs):
+        super().__init__(env_fns, WORKERS, **kwargs)
+gymnasium.vector.AsyncVectorEnv = AsyncVectorEnv
+gymnasium.vector.async_vector_env.AsyncVectorEnv = AsyncVectorEnv
+'''
+
+
+@pytest.mark.skipif(not SOURCE, reason="FASTVEC_GYMNASIUM_SOURCE names no checkout of gymnasium")
+@pytest.mark.parametrize("workers", ["0", "len(env_fns)"])
+def test_gymnasium_own_tests(tmp_path, workers):
+    source = Path(SOURCE)
+    files = [source / "tests" / "vector" / f"test_{name}.py" for name in FILES]
+    files = [str(path) for path in files if path.exists()]
+    assert files, f"FASTVEC_GYMNASIUM_SOURCE={SOURCE}: there is no tests/vector/test_*.py"
+    (tmp_path / "stand_in.py").write_text(PLUGIN.replace("WORKERS", workers))
+    ours = Path(__file__).parents[2]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ours), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    command = [sys.executable, "-m", "pytest", "-p", "stand_in", "--rootdir", SOURCE, "-q", "-rA", "-p", "no:cacheprovider", *files]
+    result = subprocess.run(command, cwd=SOURCE, env=env, capture_output=True, text=True, timeout=900)
+    outcomes = dict(re.findall(r"^(?:PASSED|FAILED|ERROR) tests/vector/(\S+)()", result.stdout, re.M))
+    assert outcomes, result.stdout + result.stderr
+    failed = re.findall(r"^(?:FAILED|ERROR) tests/vector/([^\s\[]+)", result.stdout, re.M)
+    unexpected = [name for name in failed if not any(re.search(pattern, name) for pattern in LEFT_OUT)]
+    passed = len(re.findall(r"^PASSED", result.stdout, re.M))
+    assert not unexpected and passed > 20, f"{passed} passed\n{unexpected}\n{result.stdout[-6000:]}"
