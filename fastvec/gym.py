@@ -165,8 +165,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         Returns:
             (observations, rewards float64 [num_envs], terminations, truncations bool [num_envs], infos)
         """
-        if self._pending is not None:
-            self._begin("step")
+        if self._pending is not None or actions is None:
+            self._check_step(actions)
         try:
             infos = self._engine_step(actions)[4]
         except Exception as error:
@@ -179,7 +179,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         Raises:
             AlreadyPendingCallError: another call is under way.
         """
-        self._begin("step")
+        self._check_step(actions)
         try:
             self.vec.send(actions)
         except Exception as error:
@@ -294,6 +294,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 f"Calling `{call}` while waiting for a pending call to `{self._pending}` to complete.", self._pending
             )
 
+    def _check_step(self, actions):
+        self._begin("step")
+        if actions is None:  # to the engine it means: those written in place
+            raise TypeError(f"actions=None; give an array or list with an action for each of the {self.num_envs} envs")
+
     def _check_pending(self, what):
         if self.closed:
             raise self._closed_error()
@@ -331,7 +336,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if isinstance(error, WorkerError):
             self._pending = None
             self.closed = True  # the engine has closed itself
-            cause, error.__cause__ = error.__cause__, None
+            cause, error.__cause__, error.__context__ = error.__cause__, None, None  # it becomes the cause of its cause
             if isinstance(cause, UnsupportedSpace):
                 raise ValueError(str(cause)) from CustomSpaceError(str(cause))
             if cause is not None:

@@ -2,7 +2,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,3 +377,9 @@ def test_gymnasium_make_vec():
     assert isinstance(ours, fastvec.gym.VectorEnv)
     assert_same(ours.reset(seed=9), sync.reset(seed=9))
     ours.close()
+
+
+def test_without_gymnasium():
+    code = "import sys; sys.modules['gymnasium'] = None; import fastvec, fastvec.gym"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 1 and "pip install 'fastvec[gym]'" in result.stderr
