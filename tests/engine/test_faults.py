@@ -186,11 +186,11 @@ def test_call_raises(num_workers):
 
 @EVERYWHERE
 def test_apply_raises(num_workers):
-    vec = fastvec.make(envs.Scripted, num_workers, num_envs=3)
+    vec = fastvec.make(envs.Scripted, num_workers, num_envs=4)
     with pytest.raises(TypeError, match="function='seed'; give a function"):
         vec.apply("seed")
-    for bad in ([3], [-1]):
-        with pytest.raises(IndexError, match="there are 3 envs, 0 to 2"):
+    for bad in ([4], [-1]):
+        with pytest.raises(IndexError, match="there are 4 envs, 0 to 3"):
             vec.apply(getattr, "seed", envs=bad)
     with pytest.raises(fastvec.WorkerError, match="env 1.* raised AttributeError .*in call") as raised:
         vec.apply(getattr, "nothing", envs=[1])
