@@ -11,16 +11,17 @@ try:
     import gymnasium
 except ImportError as error:
     raise ImportError("fastvec.gym needs gymnasium 1.0 or later: pip install 'fastvec[gym]'") from error
-from gymnasium.error import (
-    AlreadyPendingCallError, ClosedEnvironmentError, CustomSpaceError, NoAsyncCallError, ResetNeeded,
-)
-from gymnasium.vector.utils import batch_space
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
 from fastvec_c.errors import ClosedError, FastvecError, RecvTimeout, StateError, WorkerError
 from fastvec_c.gym_results import Results
 
 from fastvec.factory import make
 from fastvec.hosting import UnlikeEnvs
+from fastvec.machine import usable_cpus
+from fastvec.odd_spaces import Carried, CarriedResults, CarryingVec, Unbounded, Wrapping, unbounded_box, within
 from fastvec.spaces import Spec, UnsupportedSpace
 
 try:
@@ -42,65 +43,95 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         copy: observations are copies; with False they are views on shared memory, which the next step overwrites.
         autoreset_mode: gymnasium.vector.AutoresetMode or its value: "NextStep", "SameStep" or "Disabled".  Envs that
             reset themselves, as compiled ones do, are said to be "SameStep".
+        observation_mode: "same": the envs' observation spaces are equal; "different": their bounds may differ; or a tuple,
+            the space of all observations and that of a single one.
         start_method, affinity, wait, timeout: as in `fastvec.make`.
 
-    Observations have the structure of `observation_space`; rewards are float64 arrays of what float32 holds.
+    Observations have the structure of `observation_space`; rewards are float64 arrays of what float32 holds.  Samples of
+    spaces without a fixed size (Text, Sequence, Graph, OneOf, your own) go through pipes: much slower than the others.
 
     Attributes:
         vec: the fastvec.VecEnv underneath.
 
     Raises:
         RuntimeError: the envs' spaces differ.
-        ValueError: samples of a space have no fixed size in memory (its cause is a CustomSpaceError), an env has several
-            agents, or an argument does not fit.
+        ValueError: an env has several agents, or an argument does not fit.
         whatever a function of `env_fns`, or an env, raised; its cause is a fastvec.WorkerError with the worker's traceback.
         WorkerError: a worker died.
         multiprocessing.TimeoutError: the workers did not answer within the time limit.
     """
 
-    def __init__(self, env_fns, num_workers="auto", *, copy=True, autoreset_mode="NextStep", start_method=None, affinity=None,
-                 wait="auto", timeout=None):
+    def __init__(self, env_fns, num_workers="auto", *, copy=True, autoreset_mode="NextStep", observation_mode="same",
+                 start_method=None, affinity=None, wait="auto", timeout=None):
         mode = getattr(autoreset_mode, "value", autoreset_mode)
         if mode not in _MODES:
             raise ValueError(f"autoreset_mode={autoreset_mode!r}; give one of {list(_MODES)}, or a gymnasium.vector.AutoresetMode")
+        _check_observation_mode(observation_mode)
         self.closed = True  # until there is something to close
         self._pending = None  # the call under way: "reset", "step" or "call"
+        options = {"autoreset": _MODES[mode], "start_method": start_method, "affinity": affinity, "wait": wait, "timeout": timeout}
         try:
-            self.vec = make(list(env_fns), num_workers, autoreset=_MODES[mode], start_method=start_method, affinity=affinity,
-                            wait=wait, timeout=timeout)
+            self.vec, carrying = _make(list(env_fns), num_workers, observation_mode == "same", options)
         except UnlikeEnvs as error:
-            raise RuntimeError(str(error)) from error
+            raise (_unlike(observation_mode, error) if error.what == "observation" else RuntimeError(str(error))) from error
         except FastvecError as error:
             self._raise(error)
         self.closed = False
         try:
-            self._take_over(mode, copy)
+            self._take_over(mode, observation_mode, copy, carrying)
         except BaseException:
             self.close()
             raise
 
-    def _take_over(self, mode, copy):
+    def _take_over(self, mode, observation_mode, copy, carrying):
         """The attributes that a gymnasium.vector.VectorEnv has."""
         vec = self.vec
         if vec.agents_per_env > 1:
             raise ValueError(f"env_fns: envs with {vec.agents_per_env} agents; gymnasium's vector envs have one in each: use fastvec.make")
         self.num_envs = vec.num_envs
-        self.single_observation_space = _as_space(vec.single_observation_space)
-        self.single_action_space = _as_space(vec.single_action_space)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        spaces = vec.single_observation_space, vec.single_action_space
-        if not all(self._apply(_has_spaces, *spaces)):
-            raise RuntimeError(f"env_fns: the spaces of some envs differ from those of the first, {spaces[0]} and {spaces[1]}")
         self.copy = copy
-        metadata, self.render_mode = self._apply(_description, envs=[0])[0]
         mode = mode if vec.autoreset else "SameStep"
         self.autoreset_mode = AutoresetMode(mode) if AutoresetMode else mode
+        metadata, self.render_mode = self._apply(_description, envs=[0])[0]
         self.metadata = {**metadata, "autoreset_mode": self.autoreset_mode}
+        self._take_spaces(observation_mode)
+        if vec.autoreset:
+            vec.leave_bounds_to_envs()
         fields = {name: array[0] for name, array in vec.fields.items()}
-        observations = _structured(self.single_observation_space, fields["observations"])
+        observations = _structured(_as_space(vec.single_observation_space), fields["observations"])
+        self._engine = vec
         self._results = Results(observations, fields["rewards"], fields["terminations"], fields["truncations"], copy)
-        self._engine_step = vec.step
+        if carrying:
+            self._engine = CarryingVec(vec, self.single_observation_space, self.action_space)
+            self._results = CarriedResults(self._engine, self._results)
+        self._engine_step = self._engine.step
+
+    def _take_spaces(self, observation_mode):
+        """The spaces, of one env and of all.
+
+        Raises:
+            RuntimeError: those of the envs differ.
+        """
+        declared = self._apply(_spaces, envs=[0])[0]
+        observation_space, action_space = (_as_space(space) for space in declared)
+        self.single_action_space, self.action_space = action_space, batch_space(action_space, self.num_envs)
+        if observation_mode == "same":
+            self.single_observation_space, self.observation_space = observation_space, batch_space(observation_space, self.num_envs)
+        elif observation_mode == "different":
+            spaces = [space for space, _ in self._apply(_spaces)]
+            self.single_observation_space, self.observation_space = observation_space, batch_differing_spaces(spaces)
+        else:
+            self.observation_space, self.single_observation_space = observation_mode
+            if not is_space_dtype_shape_equiv(observation_space, self.single_observation_space):
+                raise _unlike(observation_mode, f"those of the envs are like {observation_space}")
+        same_observations, same_actions = zip(*self._apply(_has_spaces, *declared), strict=True)
+        if observation_mode == "same" and not all(same_observations):
+            raise _unlike(observation_mode, f"that of env {same_observations.index(False)} is not {observation_space}")
+        if not all(same_actions):
+            raise RuntimeError(
+                f"env_fns: the action space of env {same_actions.index(False)} differs from that of the first, {action_space}; "
+                "wrap them to the same space"
+            )
 
     # ---- resetting ---------------------------------------------------------------------------------------------------
 
@@ -181,7 +212,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         self._check_step(actions)
         try:
-            self.vec.send(actions)
+            self._engine.send(actions)
         except Exception as error:
             self._raise_of_step(error, actions)
         self._pending = "step"
@@ -265,7 +296,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def _apply(self, function, *args, envs=None):
         try:
-            return self.vec.apply(function, *args, envs=envs)
+            return self.vec.apply(within, function, *args, envs=envs)
         except FastvecError as error:
             self._raise(error)
 
@@ -309,7 +340,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """The infos of what is under way."""
         self._check_pending(what)
         try:
-            infos = self.vec.recv(timeout).infos
+            infos = self._engine.recv(timeout).infos
         except FastvecError as error:
             self._raise(error)
         self._pending = None
@@ -337,8 +368,6 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             self._pending = None
             self.closed = True  # the engine has closed itself
             cause, error.__cause__, error.__context__ = error.__cause__, None, None  # it becomes the cause of its cause
-            if isinstance(cause, UnsupportedSpace):
-                raise ValueError(str(cause)) from CustomSpaceError(str(cause))
             if cause is not None:
                 raise cause from error
         raise error
@@ -388,6 +417,44 @@ def register(id):
     return name
 
 
+# ---- making ------------------------------------------------------------------------------------------------------------
+
+
+def _make(env_fns, num_workers, equal_bounds, options):
+    """(a VecEnv, whether its envs are Carried)"""
+    creators = env_fns if equal_bounds else [Wrapping(Unbounded, creator) for creator in env_fns]
+    try:
+        return make(creators, num_workers, **options), False
+    except WorkerError as error:
+        if not isinstance(error.__cause__, UnsupportedSpace):
+            raise
+    if num_workers == "auto":  # their time goes into pipes, not into what can be timed on one
+        num_workers = next(n for n in range(min(len(env_fns), max(1, int(usable_cpus()))), 0, -1) if len(env_fns) % n == 0)
+    return make([Wrapping(Carried, creator) for creator in env_fns], num_workers, **options), True
+
+
+def _check_observation_mode(mode):
+    spaces = gymnasium.spaces.Space
+    if isinstance(mode, tuple) and len(mode) == 2:
+        if not all(isinstance(space, spaces) for space in mode):
+            raise TypeError(f"Expected both elements of observation_mode to be Spaces, got {type(mode[0])} and {type(mode[1])}")
+    elif mode not in ("same", "different"):
+        raise ValueError("Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation space, "
+                         f"actual got {mode}")
+
+
+def _unlike(observation_mode, what):
+    if observation_mode == "same":
+        return RuntimeError(
+            f"VectorEnv(..., observation_mode='same') however the sub-environments observation spaces are not equivalent. {what}. "
+            "If this is intentional, use `observation_mode='different'` instead."
+        )
+    return RuntimeError(
+        "VectorEnv(..., observation_mode='different' or custom space) however the sub-environments observation spaces do not share a "
+        f"common shape and dtype: {what}"
+    )
+
+
 def _make_one(id, wrappers, kwargs):
     env = gymnasium.make(id, **kwargs)
     for wrapper in wrappers:
@@ -411,7 +478,11 @@ def _set_attribute(env, name, value):
 
 
 def _has_spaces(env, observation_space, action_space):
-    return env.observation_space == observation_space and env.action_space == action_space
+    return env.observation_space == observation_space, env.action_space == action_space
+
+
+def _spaces(env):
+    return env.observation_space, env.action_space
 
 
 def _description(env):
@@ -429,13 +500,11 @@ def _as_space(space):
     """A gymnasium space, for a fastvec.Spec too."""
     if not isinstance(space, Spec):
         return space
-    integers = space.dtype.kind in "iu"
-    if integers and space.shape == () and space.low is not None and space.high is not None:
+    if space.dtype.kind in "iu" and space.shape == () and space.low is not None and space.high is not None:
         return gymnasium.spaces.Discrete(int(space.high) - int(space.low) + 1, start=int(space.low))
-    limits = np.iinfo(space.dtype) if integers else None
-    low = space.low if space.low is not None else limits.min if integers else -np.inf
-    high = space.high if space.high is not None else limits.max if integers else np.inf
-    low, high = (np.broadcast_to(bound, space.shape).astype(space.dtype) for bound in (low, high))
+    box = unbounded_box(space)
+    low, high = (np.broadcast_to(widest if bound is None else bound, space.shape).astype(space.dtype)
+                 for bound, widest in ((space.low, box.low), (space.high, box.high)))
     return gymnasium.spaces.Box(low, high, space.shape, space.dtype.type)
 
 

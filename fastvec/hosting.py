@@ -20,7 +20,7 @@ def build_envs(creators: list[Callable], first_env: int, num_envs: int, autorese
     places = {}
     for i, creator in enumerate(creators, first_env):
         building[0] = i
-        env = _create(creator, i, num_envs)
+        env = create_env(creator, i, num_envs)
         envs.append(adapt(env, autoreset))
         first = places.setdefault(id(getattr(env, "unwrapped", env)), i)
         if first != i:
@@ -28,7 +28,7 @@ def build_envs(creators: list[Callable], first_env: int, num_envs: int, autorese
     return envs
 
 
-def _create(creator: Callable, env_index: int, num_envs: int):
+def create_env(creator: Callable, env_index: int, num_envs: int):
     """Calls a creator, with its place among all envs if it has a parameter `env_index`."""
     try:
         known = inspect.signature(creator).parameters
@@ -65,7 +65,15 @@ def describe(envs: list) -> list[Description]:
 
 
 class UnlikeEnvs(ValueError):
-    """The envs of one pool differ in the shape of their rows."""
+    """The envs of one pool differ in their rows.
+
+    Attributes:
+        what: "observation" or "action" space, or something else.
+    """
+
+    def __init__(self, message, what):
+        super().__init__(message)
+        self.what = what
 
 
 def check_alike(descriptions: list[Description]):
@@ -79,7 +87,7 @@ def check_alike(descriptions: list[Description]):
         if other.compiled != first.compiled:
             raise UnlikeEnvs(
                 f"creators: of env 0 ({first.kind}) and env {i} ({other.kind}) one is compiled, the other is not; "
-                "make two VecEnvs of them"
+                "make two VecEnvs of them", "kind"
             )
         for what in ("observation", "action"):
             a, b = getattr(first, f"{what}_spec"), getattr(other, f"{what}_spec")
@@ -87,12 +95,12 @@ def check_alike(descriptions: list[Description]):
             if difference:
                 raise UnlikeEnvs(
                     f"creators: env {i} ({other.kind}) and env 0 ({first.kind}) differ in their {what} space: "
-                    f"{difference}; wrap them to the same spaces, or make two VecEnvs"
+                    f"{difference}; wrap them to the same spaces, or make two VecEnvs", what
                 )
         if other.fields.keys() != first.fields.keys() or any(
             describe_difference(first.fields[k], other.fields[k]) for k in first.fields
         ):
-            raise UnlikeEnvs(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
+            raise UnlikeEnvs(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}", "fields")
 
 
 @dataclass(frozen=True)

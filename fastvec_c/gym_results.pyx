@@ -17,7 +17,7 @@ cdef class Results:
 
     cdef readonly object views
     cdef cnp.ndarray rewards, terminations, truncations
-    cdef bint copy
+    cdef readonly bint copy
 
     def __init__(self, observations, cnp.ndarray rewards not None, cnp.ndarray terminations not None,
                  cnp.ndarray truncations not None, bint copy):

@@ -129,6 +129,12 @@ cdef class Pool:
             self.low[i] = max(int(low[i]), -(1 << 63))
             self.high[i] = min(int(high[i]), (1 << 63) - 1)
 
+    def leave_bounds_to_envs(self):
+        """From here on actions reach the envs unchecked: as gymnasium has it, whose envs check what they need to."""
+        free(self.low)
+        free(self.high)
+        self.low = self.high = NULL
+
     def watch(self, int worker, int fd):
         """`fd` becomes readable when the worker is dead."""
         self.life[worker].fd = fd

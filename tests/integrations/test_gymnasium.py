@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,49 @@ class Rich(gymnasium.Env):
         return 2 * x + plus
 
 
+class Label(spaces.Space):
+    """A space that gymnasium does not know."""
+
+    def sample(self):
+        return f"label {self.np_random.integers(100)}"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+    def __eq__(self, other):
+        return isinstance(other, Label)
+
+
+def odd(observation_space, action_space):
+    """A creator of envs that tell what they were given."""
+
+    class Odd(gymnasium.Env):
+        def __init__(self):
+            self.observation_space, self.action_space = deepcopy((observation_space, action_space))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            if seed is not None:
+                self.observation_space.seed(seed)
+            self.end = 3 + int(self.np_random.integers(3))
+            return self.observation_space.sample(), {"options": str(options)}
+
+        def step(self, action):
+            self.end -= 1
+            return self.observation_space.sample(), self.end, self.end == 0, False, {"action": str(action)} if self.end % 2 else {}
+
+    return Odd
+
+
+def box():
+    return spaces.Box(-1, 1, (2,), seed=1)
+
+
+odd_both = odd(spaces.Dict(graph=spaces.Graph(box(), None), plain=box(), text=spaces.Text(4)), spaces.Tuple((Label(), spaces.Discrete(3))))
+odd_actions = odd(box(), spaces.Sequence(spaces.Discrete(3)))
+odd_observations = odd(Label(), box())
+
+
 def cartpole():
     return gymnasium.make("CartPole-v1")
 
@@ -102,7 +146,7 @@ def mode_of(mode):
 
 
 @EVERYWHERE
-@pytest.mark.parametrize("creator", [cartpole, Rich])
+@pytest.mark.parametrize("creator", [cartpole, Rich, odd_both, odd_actions, odd_observations], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_as_sync(num_workers, creator, mode):
     if mode != "NextStep" and not fastvec.gym.AutoresetMode:
@@ -229,21 +273,58 @@ def test_calls_out_of_order(num_workers):
 def test_bad_actions_leave_it_as_it_was(num_workers):
     ours, sync = fastvec.gym.VectorEnv([cartpole] * 2, num_workers), SyncVectorEnv([cartpole] * 2)
     ours.reset(seed=0), sync.reset(seed=0)
-    for bad in ([0], [0, 1, 1], [0, 7]):
+    for bad in ([0], [0, 1, 1]):
         with pytest.raises(ValueError):
             ours.step(np.array(bad))
         with pytest.raises(ValueError):
             ours.step_async(np.array(bad))
-    for bad in (0, None, [0.5, 0.5]):
+    for bad in (0, None, [0.5, 0.5], [0, 1 << 70]):
         with pytest.raises(TypeError):
             ours.step(bad)
     assert_same(ours.step([0, 1]), sync.step([0, 1]))
     ours.close()
 
 
+@EVERYWHERE
+def test_actions_outside_of_their_space_are_for_the_env_to_refuse(num_workers):
+    ours = fastvec.gym.VectorEnv([cartpole] * 2, num_workers)
+    ours.reset()
+    with pytest.raises(AssertionError, match="7"):
+        ours.step(np.array([0, 7]))
+    with pytest.raises(ClosedEnvironmentError):
+        ours.reset()
+
+
+@EVERYWHERE
+def test_bad_odd_actions(num_workers):
+    ours = fastvec.gym.VectorEnv([odd(box(), Label())] * 2, num_workers)
+    with pytest.raises(ResetNeeded):
+        ours.step(("a", "b"))
+    ours.reset()
+    with pytest.raises(ValueError, match="actions: 3; give one for each of the 2 envs"):
+        ours.step(("a", "b", "c"))
+    with pytest.raises(CustomSpaceError):
+        ours.step(5)
+    assert ours.step(("a", "b"))[4]["action"] is not None
+    ours.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_auto_workers(mode):
+    for creator in (cartpole, odd_both):
+        ours = fastvec.gym.VectorEnv([creator] * 4, autoreset_mode=mode)
+        ours.reset(seed=0)
+        ours.step(ours.action_space.sample())
+        ours.close()
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="autoreset_mode='next'; give one of"):
         fastvec.gym.VectorEnv([cartpole], autoreset_mode="next")
+    with pytest.raises(ValueError, match="Invalid `observation_mode`"):
+        fastvec.gym.VectorEnv([cartpole], observation_mode="other")
+    with pytest.raises(TypeError, match="to be Spaces"):
+        fastvec.gym.VectorEnv([cartpole], observation_mode=(box(), None))
     with pytest.raises(ValueError, match="num_workers=3 does not divide"):
         fastvec.gym.VectorEnv([cartpole] * 4, 3)
     with pytest.raises(ValueError, match="empty list"):
@@ -262,21 +343,43 @@ def test_bad_arguments():
     ours.close()
 
 
+def of_space(space, action_space=None):
+    return odd(space, action_space or spaces.Discrete(2))
+
+
 @EVERYWHERE
-def test_spaces_that_do_not_fit(num_workers):
-    class Text(gymnasium.Env):
-        observation_space, action_space = spaces.Text(5), spaces.Discrete(2)
+def test_spaces_that_differ(num_workers):
+    def fails(creators, match, **options):
+        with pytest.raises(RuntimeError, match=match):
+            fastvec.gym.VectorEnv(creators, num_workers, **options)
 
-    class Wide(Rich):
-        observation_space = spaces.Dict({**OBSERVATION.spaces, "camera": spaces.Box(0, 99, (2, 3), np.uint8)})
+    narrow, wide = spaces.Box(0, 1, (2,)), spaces.Box(0, 2, (2,))
+    not_equivalent = "env 1.*high 1.* against 2.*use `observation_mode='different'`|that of env 1 is not"
+    fails([of_space(narrow), of_space(wide)], not_equivalent)
+    fails([of_space(spaces.Dict(a=narrow)), of_space(spaces.Dict(a=wide))], not_equivalent)
+    fails([of_space(spaces.Text(3)), of_space(spaces.Text(4))], not_equivalent)
+    fails([of_space(spaces.Text(3)), of_space(narrow)], "differ in their observation space")
+    fails([of_space(narrow), of_space(spaces.Box(0, 1, (3,)))], "do not share a common shape", observation_mode="different")
+    fails([of_space(narrow)] * 2, "do not share a common shape", observation_mode=(spaces.Box(0, 1, (2, 3)), spaces.Box(0, 1, (3,))))
+    fails([of_space(narrow), of_space(narrow, spaces.Discrete(3))], "differ in their action space")
+    fails([of_space(narrow, spaces.Dict(a=box())), of_space(narrow, spaces.Dict(a=narrow))], "the action space of env 1 differs")
 
-    with pytest.raises(ValueError, match="no fixed size") as raised:
-        fastvec.gym.VectorEnv([Text] * 2, num_workers)
-    assert isinstance(raised.value.__cause__, CustomSpaceError)
-    with pytest.raises(RuntimeError, match="differ in their observation space"):
-        fastvec.gym.VectorEnv([cartpole, lambda: gymnasium.make("Acrobot-v1")], num_workers and 1)
-    with pytest.raises(RuntimeError, match="spaces of some envs differ"):
-        fastvec.gym.VectorEnv([Rich, Wide], num_workers)
+
+@EVERYWHERE
+@pytest.mark.parametrize("space", [spaces.Box(0, 1, (2,)), spaces.Box(0, 1, (2,), np.int8), spaces.Discrete(3), spaces.Dict(a=box()),
+                                   spaces.Text(3)], ids=str)
+def test_observation_modes(num_workers, space):
+    other = {spaces.Box: lambda: spaces.Box(-3, 5, (2,), space.dtype), spaces.Discrete: lambda: spaces.Discrete(7)}
+    creators = [of_space(space), of_space(other.get(type(space), lambda: space)())]
+    for mode in ("different", (SyncVectorEnv(creators[:1] * 2).observation_space, space)):
+        if mode == "different" and isinstance(space, spaces.Text):
+            continue  # which gymnasium cannot batch
+        ours = fastvec.gym.VectorEnv(creators, num_workers, observation_mode=mode)
+        sync = SyncVectorEnv(creators, observation_mode=mode)
+        assert ours.observation_space == sync.observation_space and ours.single_observation_space == sync.single_observation_space
+        assert_same(ours.reset(seed=1), sync.reset(seed=1))
+        assert_same(ours.step(np.array([1, 0])), sync.step(np.array([1, 0])))
+        ours.close()
 
 
 @EVERYWHERE
