@@ -73,7 +73,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         try:
             self.vec, carrying = _make(list(env_fns), num_workers, observation_mode == "same", options)
         except UnlikeEnvs as error:
-            raise (_unlike(observation_mode, error) if error.what == "observation" else RuntimeError(str(error))) from error
+            raise (self._unlike(observation_mode, error) if error.what == "observation" else RuntimeError(str(error))) from error
         except FastvecError as error:
             self._raise(error)
         self.closed = False
@@ -123,15 +123,26 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         else:
             self.observation_space, self.single_observation_space = observation_mode
             if not is_space_dtype_shape_equiv(observation_space, self.single_observation_space):
-                raise _unlike(observation_mode, f"those of the envs are like {observation_space}")
+                raise self._unlike(observation_mode, f"those of the envs are like {observation_space}")
         same_observations, same_actions = zip(*self._apply(_has_spaces, *declared), strict=True)
         if observation_mode == "same" and not all(same_observations):
-            raise _unlike(observation_mode, f"that of env {same_observations.index(False)} is not {observation_space}")
+            raise self._unlike(observation_mode, f"that of env {same_observations.index(False)} is not {observation_space}")
         if not all(same_actions):
             raise RuntimeError(
                 f"env_fns: the action space of env {same_actions.index(False)} differs from that of the first, {action_space}; "
                 "wrap them to the same space"
             )
+
+    def _unlike(self, observation_mode, what):
+        if observation_mode == "same":
+            return RuntimeError(
+                f"{type(self).__name__}(..., observation_mode='same') however the sub-environments observation spaces are not "
+                f"equivalent. {what}. If this is intentional, use `observation_mode='different'` instead."
+            )
+        return RuntimeError(
+            f"{type(self).__name__}(..., observation_mode='different' or custom space) however the sub-environments observation "
+            f"spaces do not share a common shape and dtype: {what}"
+        )
 
     # ---- resetting ---------------------------------------------------------------------------------------------------
 
@@ -441,18 +452,6 @@ def _check_observation_mode(mode):
     elif mode not in ("same", "different"):
         raise ValueError("Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation space, "
                          f"actual got {mode}")
-
-
-def _unlike(observation_mode, what):
-    if observation_mode == "same":
-        return RuntimeError(
-            f"VectorEnv(..., observation_mode='same') however the sub-environments observation spaces are not equivalent. {what}. "
-            "If this is intentional, use `observation_mode='different'` instead."
-        )
-    return RuntimeError(
-        "VectorEnv(..., observation_mode='different' or custom space) however the sub-environments observation spaces do not share a "
-        f"common shape and dtype: {what}"
-    )
 
 
 def _make_one(id, wrappers, kwargs):

@@ -305,7 +305,7 @@ def test_bad_odd_actions(num_workers):
         ours.step(("a", "b", "c"))
     with pytest.raises(CustomSpaceError):
         ours.step(5)
-    assert ours.step(("a", "b"))[4]["action"] is not None
+    assert len(ours.step(("a", "b"))) == 5
     ours.close()
 
 
