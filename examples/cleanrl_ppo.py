@@ -110,7 +110,7 @@ def learn(agent, optimizer, batch):
 def plot(curves, path, window=20):
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # no display
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3), dpi=80)
@@ -130,7 +130,7 @@ def main():
     parser.add_argument("--num-envs", type=int, default=4)
     parser.add_argument("--total-steps", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plot", help="PNG of the learning curves (needs matplotlib)")
+    parser.add_argument("--plot", help="PNG of the learning curves (pip install matplotlib)")
     args = parser.parse_args()
     curves = {}
     for vec in VECTORIZERS if args.vec == "both" else [args.vec]:

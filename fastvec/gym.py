@@ -61,14 +61,15 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         multiprocessing.TimeoutError: the workers did not answer within the time limit.
     """
 
+    closed = True  # until there is something to close
+    _pending = None  # the call under way: "reset", "step" or "call"
+
     def __init__(self, env_fns, num_workers="auto", *, copy=True, autoreset_mode="NextStep", observation_mode="same",
                  start_method=None, affinity=None, wait="auto", timeout=None):
         mode = getattr(autoreset_mode, "value", autoreset_mode)
         if mode not in _MODES:
             raise ValueError(f"autoreset_mode={autoreset_mode!r}; give one of {list(_MODES)}, or a gymnasium.vector.AutoresetMode")
         _check_observation_mode(observation_mode)
-        self.closed = True  # until there is something to close
-        self._pending = None  # the call under way: "reset", "step" or "call"
         options = {"autoreset": _MODES[mode], "start_method": start_method, "affinity": affinity, "wait": wait, "timeout": timeout}
         try:
             self.vec, carrying = _make(list(env_fns), num_workers, observation_mode == "same", options)
@@ -384,11 +385,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         raise error
 
 
-def make_vec(id, num_envs=1, num_workers="auto", *, wrappers=(), vector_kwargs=None, **kwargs):
+def make_vec(id, num_envs=1, num_workers="auto", *, copy=True, autoreset_mode="NextStep", wrappers=(), vector_kwargs=None, **kwargs):
     """A VectorEnv of registered envs, as gymnasium.make_vec makes one.
 
     Args:
         id: as in gymnasium.make: a name, or an EnvSpec.
+        num_workers, copy, autoreset_mode: as in VectorEnv.
         wrappers: functions that wrap each env.
         vector_kwargs: further arguments of VectorEnv.
         kwargs: of gymnasium.make.
@@ -399,7 +401,8 @@ def make_vec(id, num_envs=1, num_workers="auto", *, wrappers=(), vector_kwargs=N
     >>> observations, rewards, terminations, truncations, infos = envs.step(envs.action_space.sample())
     >>> envs.close()
     """
-    envs = VectorEnv([partial(_make_one, id, tuple(wrappers), kwargs)] * num_envs, num_workers, **(vector_kwargs or {}))
+    options = {"copy": copy, "autoreset_mode": autoreset_mode, **(vector_kwargs or {})}
+    envs = VectorEnv([partial(_make_one, id, tuple(wrappers or ()), kwargs)] * num_envs, num_workers, **options)
     spec = copying.deepcopy(id if isinstance(id, gymnasium.envs.registration.EnvSpec) else envs._apply(_spec, envs=[0])[0])
     spec.kwargs = {**spec.kwargs, **kwargs, "num_envs": num_envs}
     envs.spec = spec
@@ -417,7 +420,7 @@ def register(id):
     >>> import gymnasium, fastvec.gym
     >>> fastvec.gym.register("CartPole-v1")
     'fastvec/CartPole-v1'
-    >>> envs = gymnasium.make_vec("fastvec/CartPole-v1", num_envs=4, num_workers=2)
+    >>> envs = gymnasium.make_vec("fastvec/CartPole-v1", num_envs=4, num_workers=2, autoreset_mode="SameStep")
     >>> envs.close()
     """
     spec = gymnasium.spec(id)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -472,13 +473,21 @@ def test_make_vec():
         fastvec.gym.make_vec("NoSuchEnv-v3", 2, 1)
 
 
+@needs_modes
 def test_gymnasium_make_vec():
     name = fastvec.gym.register("CartPole-v1")
     assert fastvec.gym.register("CartPole-v1") == name == "fastvec/CartPole-v1"
     ours = gymnasium.make_vec(name, num_envs=2, num_workers=1, vectorization_mode="vector_entry_point")
     sync = gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
-    assert isinstance(ours, fastvec.gym.VectorEnv)
+    assert isinstance(ours, fastvec.gym.VectorEnv) and ours.spec.id == name
     assert_same(ours.reset(seed=9), sync.reset(seed=9))
+    ours.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = gymnasium.make_vec(name, num_envs=2, num_workers=1, autoreset_mode="SameStep", copy=False, max_episode_steps=1)
+    assert ours.metadata["autoreset_mode"] == fastvec.gym.AutoresetMode.SAME_STEP and not ours.copy
+    ours.reset(seed=9)
+    assert list(ours.step([0, 1])[4]) == ["final_obs", "_final_obs", "final_info", "_final_info"]
     ours.close()
 
 
