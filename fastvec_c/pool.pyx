@@ -156,24 +156,9 @@ cdef class Pool:
             StateError: there is no batch to answer.
             ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then.
         """
-        cdef int i, u
         self.enter("send")
         try:
-            if self.phase != HOLDING:
-                raise StateError(
-                    "send() before reset(): call reset() first" if self.phase == FRESH
-                    else "send() twice: call recv() for a batch first"
-                )
-            self.scatter(actions)
-            self.last_send = fv_now()
-            self.policy_ns += self.last_send - self.last_recv
-            self.batches_done += 1
-            self.rows_done += self.num_held * self.rows_per_unit
-            self.stepping = True
-            for i in range(self.num_held):
-                self.order(self.held[i], FV_STEP)
-            self.num_held = 0
-            self.phase = FLYING
+            self.order_step(actions)
         finally:
             self._busy = False
 
@@ -213,6 +198,20 @@ cdef class Pool:
         self.send(actions)
         batch = self.recv()
         return batch[0], batch[1], batch[2], batch[3], batch[5]
+
+    cdef dict step_rows(self, actions):
+        """Steps all rows, and returns the infos: `step` for those who have the views on the rows."""
+        self.enter("step")
+        try:
+            self.order_step(actions)
+            self.await_units(self.num_units, None, "step")
+            self.take(self.num_units)
+            infos = self.messages()
+            self.account()
+            self.phase = HOLDING
+            return infos
+        finally:
+            self._busy = False
 
     # ---- for VecEnv --------------------------------------------------------------------------------------------------
 
@@ -348,6 +347,25 @@ cdef class Pool:
         if self.phase == CLOSED:
             raise ClosedError(f"{call}() after close(): make a new VecEnv")
         self._busy = True
+
+    cdef order_step(self, actions):
+        """What `send` does."""
+        cdef int i
+        if self.phase != HOLDING:
+            raise StateError(
+                "send() before reset(): call reset() first" if self.phase == FRESH
+                else "send() twice: call recv() for a batch first"
+            )
+        self.scatter(actions)
+        self.last_send = fv_now()
+        self.policy_ns += self.last_send - self.last_recv
+        self.batches_done += 1
+        self.rows_done += self.num_held * self.rows_per_unit
+        self.stepping = True
+        for i in range(self.num_held):
+            self.order(self.held[i], FV_STEP)
+        self.num_held = 0
+        self.phase = FLYING
 
     cdef void order(self, int u, int what) noexcept nogil:
         """Tells a unit to step, reset or be called.  Its rows are not ours until it is ready()."""
