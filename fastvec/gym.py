@@ -206,12 +206,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
             (observations, rewards float64 [num_envs], terminations, truncations bool [num_envs], infos)
+
+        Raises:
+            multiprocessing.TimeoutError: the time limit of this VectorEnv has passed; `step_wait` goes on waiting.
         """
         if self._pending is not None or actions is None:
             self._check_step(actions)
         try:
             results = self._step(actions)
         except Exception as error:
+            if isinstance(error, RecvTimeout):
+                self._pending = "step"
             self._raise_of_step(error, actions)
         return (*results[:4], self._merged(results[4])) if results[4] else results
 
