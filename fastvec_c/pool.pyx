@@ -1,4 +1,5 @@
 """The trainer's end: actions out, batches in."""
+from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
 
 import numpy as np
@@ -230,8 +231,11 @@ cdef class Pool:
     def _order_reset(self, list options, bint keep_slots):
         """Resets the envs that the arena's table tells to; the others keep their rows.  `options`: of each env, or None."""
         cdef int u, n = self.envs_per_unit
+        cdef list messages = None
         self.enter("reset")
         try:
+            if self.boxes is not None and options is not None:
+                messages = [_pickled("options", options[u * n:(u + 1) * n]) for u in range(self.num_units)]
             self.last_send = fv_now()
             self.stepping = False
             self.options = options
@@ -242,8 +246,8 @@ cdef class Pool:
                 if self.boxes is not None:
                     self.boxes.box[u].has_options = options is not None
                 self.order(u, FV_RESET)
-                if self.boxes is not None and options is not None:
-                    self._tell(u, options[u * n:(u + 1) * n])
+                if messages is not None:
+                    self._tell(u, messages[u])
             self.phase = FLYING
         finally:
             self._busy = False
@@ -266,12 +270,13 @@ cdef class Pool:
             self.await_units(self.num_units, timeout, "call")
             if self.host is not None:
                 return [self._call_host(request)]
+            message = _pickled("call", request)
             queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
             for u in range(self.num_units):
                 if self.unit[u].message:  # infos lie on the pipe before the answer
                     self.early[u] = self._hear(u)
                 self.order(u, FV_CALL)
-                self._tell(u, request)
+                self._tell(u, message)
             self.await_units(self.num_units, timeout, "call")
             self.queue_head = 0
             self.queue_len = len(queued)
@@ -288,9 +293,9 @@ cdef class Pool:
             self._on_exception(error, "call")
 
     def _tell(self, int worker, message):
-        """Puts a message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
+        """Puts a pickled message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
         try:
-            self.conns[worker].send(message)
+            self.conns[worker].send_bytes(message)
         except OSError:  # the worker is dead: await_units will find out and say how
             pass
 
@@ -673,6 +678,15 @@ cdef class Pool:
             for i in range(self.num_held):
                 self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
         self.env_ns += min(self.slowest_ns, passed)
+
+
+def _pickled(what, message):
+    """In bytes, before anybody is told to read them: a worker would wait for ever for what cannot be pickled."""
+    try:
+        return ForkingPickler.dumps(message)
+    except Exception as error:
+        raise TypeError(f"{what}: {message!r:.200} cannot be pickled to reach the workers ({error}); give functions and objects of "
+                        "modules, or take num_workers=0") from error
 
 
 def _listed(items):

@@ -231,6 +231,9 @@ def test_calls(num_workers):
     assert len(ours.np_random) == 4
     with pytest.raises(ValueError, match="Got `2` values for 4 environments"):
         ours.set_attr("level", [1, 2])
+    if num_workers:
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            ours.set_attr("level", lambda: 0)
     for name in ("reset", "step", "close"):
         with pytest.raises(ValueError, match="go past the vector env"):
             ours.call(name)
