@@ -24,7 +24,9 @@ cdef class Results:
     def __init__(self, Pool vec not None, observations, bint copy):
         self.vec = vec
         self.views = observations
-        self.rewards, self.terminations, self.truncations = (vec.fields.views[name][0] for name in ("rewards", "terminations", "truncations"))
+        self.rewards = vec.fields.views["rewards"][0]
+        self.terminations = vec.fields.views["terminations"][0]
+        self.truncations = vec.fields.views["truncations"][0]
         self.copy = copy
 
     def step(self, actions):

@@ -680,6 +680,10 @@ cdef class Pool:
         self.env_ns += min(self.slowest_ns, passed)
 
 
+def _listed(items):
+    return ", ".join(map(str, items))
+
+
 def _pickled(what, message):
     """In bytes, before anybody is told to read them: a worker would wait for ever for what cannot be pickled."""
     try:
@@ -687,7 +691,3 @@ def _pickled(what, message):
     except Exception as error:
         raise TypeError(f"{what}: {message!r:.200} cannot be pickled to reach the workers ({error}); give functions and objects of "
                         "modules, or take num_workers=0") from error
-
-
-def _listed(items):
-    return ", ".join(map(str, items))
