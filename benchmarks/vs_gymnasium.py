@@ -1,5 +1,7 @@
 """fastvec against gymnasium's vector envs at their best (shared memory, no copies), on gymnasium envs.
 
+fastvec.gym.VectorEnv, with the workers that "auto" takes, hands out views as those do; "copies" is its default.
+
 The no-op envs show what vectorization costs; CartPole-v1 what is left of that with an env that computes.
 """
 import statistics
@@ -12,10 +14,12 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import fastvec
+import fastvec.gym
 
 import harness
 
 ENOUGH = 30  # times as fast as AsyncVectorEnv
+OF_RAW = 0.8  # speed of fastvec.gym.VectorEnv beside that of the VecEnv underneath
 WORKERS = (0, 1, 2, "auto")
 
 
@@ -60,6 +64,8 @@ def compare(report, creator, n, repetitions, seconds):
     vecs = {"Sync": SyncVectorEnv([creator] * n, copy=False),
             "Async": AsyncVectorEnv([creator] * n, shared_memory=True, copy=False)}
     vecs |= {w: fastvec.make(creator, w, num_envs=n) for w in WORKERS if w in (0, "auto") or n % w == 0}
+    for name, copy in (("VectorEnv", False), ("VectorEnv, copies", True)):
+        vecs[name] = fastvec.gym.VectorEnv([creator] * n, vecs["auto"].num_workers, copy=copy)
     try:
         sides = {name: stepper(vec, n, seconds) for name, vec in vecs.items()}
         return report.rounds.in_turn(sides, repetitions), vecs["auto"].num_workers
@@ -83,13 +89,15 @@ def fastest(measured):
 
 
 def show(report, kind, cells):
-    columns = ["envs", "Sync", "Async", "0 workers", "1 worker", "2 workers", "auto", "auto took", "Sync/best", "Async/best", "Sync/auto",
-               "Async/auto"]
+    columns = ["envs", "Sync", "Async", "0 workers", "1 worker", "2 workers", "auto", "VectorEnv", "VectorEnv, copies", "auto took", "Sync/best", "Async/best",
+               "Sync/auto", "Async/auto", "Async/VectorEnv", "auto/VectorEnv", "Async/copies", "auto/copies"]
     rows = []
     for n, (measured, took) in cells.items():
         best = fastest(measured)
         ratios = [f"{over(measured, peer, side):.3g}" for side in (best, "auto") for peer in ("Sync", "Async")]
-        rows.append([n, *(measured.get(side) for side in ("Sync", "Async", *WORKERS)), took, *ratios])
+        ratios += [f"{over(measured, peer, side):.3g}" for side in ("VectorEnv", "VectorEnv, copies") for peer in ("Async", "auto")]
+        sides = ("Sync", "Async", *WORKERS, "VectorEnv", "VectorEnv, copies")
+        rows.append([n, *(measured.get(side) for side in sides), took, *ratios])
     report.table(f"{kind}: µs per step of all envs", columns, rows, brief=True)
 
 
@@ -98,12 +106,18 @@ def over(measured, peer, side) -> float:
 
 
 def judge(report, cells):
-    for name, side_of in (("the best of 0, 1, 2 workers", fastest), ('"auto"', lambda measured: "auto")):
-        for peer, factor, what, counted in (
-            ("Async", ENOUGH, f"{ENOUGH} times as fast as AsyncVectorEnv, no-op, 8 envs and more",
-             [cell for cell in cells if cell[0].startswith("no-op") and cell[1] >= 8]),
-            ("Sync", 1, "faster than SyncVectorEnv", list(cells)),
-        ):
+    no_op = [cell for cell in cells if cell[0].startswith("no-op")]
+    many = [cell for cell in no_op if cell[1] >= 8]
+    than_async = ("Async", ENOUGH, f"{ENOUGH} times as fast as AsyncVectorEnv, no-op, 8 envs and more", many)
+    than_sync = ("Sync", 1, "faster than SyncVectorEnv", list(cells))
+    than_raw = ("auto", OF_RAW, f"{OF_RAW} times as fast as the VecEnv underneath, no-op", no_op)
+    for name, side_of, peers in (
+        ("the best of 0, 1, 2 workers", fastest, (than_async, than_sync)),
+        ('"auto"', lambda measured: "auto", (than_async, than_sync)),
+        ("fastvec.gym.VectorEnv(copy=False)", lambda measured: "VectorEnv", (than_async, than_sync, than_raw)),
+        ("fastvec.gym.VectorEnv", lambda measured: "VectorEnv, copies", (than_async, than_sync)),
+    ):
+        for peer, factor, what, counted in peers:
             ratios = {cell: over(cells[cell][0], peer, side_of(cells[cell][0])) for cell in counted}
             if not ratios:
                 continue

@@ -181,7 +181,8 @@ def _auto_workers(creators, envs_per_worker, autoreset, context, timeout) -> int
         return -(-len(creators) // envs_per_worker)
 
     def probe():
-        return make(creators[:1], 1, autoreset=autoreset, start_method=context.get_start_method(), timeout=timeout)
+        mode = "next_step" if autoreset == "disabled" else autoreset  # nobody resets the probe
+        return make(creators[:1], 1, autoreset=mode, start_method=context.get_start_method(), timeout=timeout)
 
     return choose_workers(probe, len(creators), usable_cpus())
 

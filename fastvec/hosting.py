@@ -18,13 +18,18 @@ from fastvec.spaces import Spec, describe_difference
 def build_envs(creators: list[Callable], first_env: int, num_envs: int, autoreset: str, building: list[int]) -> list:
     """One adapted env for each creator.  `building[0]` follows the global index of the env being built."""
     envs = []
-    for i, creator in enumerate(creators):
-        building[0] = first_env + i
-        envs.append(adapt(_create(creator, first_env + i, num_envs), autoreset))
+    places = {}
+    for i, creator in enumerate(creators, first_env):
+        building[0] = i
+        env = create_env(creator, i, num_envs)
+        envs.append(adapt(env, autoreset))
+        first = places.setdefault(id(getattr(env, "unwrapped", env)), i)
+        if first != i:
+            raise ValueError(f"creator: the envs {first} and {i} are one and the same object; make a new one in each call")
     return envs
 
 
-def _create(creator: Callable, env_index: int, num_envs: int):
+def create_env(creator: Callable, env_index: int, num_envs: int):
     """Calls a creator, with its place among all envs if it has a parameter `env_index`."""
     try:
         known = inspect.signature(creator).parameters
@@ -44,6 +49,7 @@ class Description:
     action_space: Any
     fields: dict[str, Spec]
     num_agents: int
+    autoreset: str | None  # None: it resets itself
     compiled: bool
     kind: str  # the type's name, without gymnasium's wrappers
 
@@ -53,7 +59,7 @@ def describe(envs: list) -> list[Description]:
     return [
         Description(
             e.observation_spec, e.action_spec, *_spaces(e), e.fields, e.num_agents,
-            hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
+            getattr(e, "autoreset", None), hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]
@@ -67,31 +73,43 @@ def _spaces(adapted):
     return env.observation_space, env.action_space
 
 
+class UnlikeEnvs(ValueError):
+    """The envs of one pool differ in their rows.
+
+    Attributes:
+        what: "observation" or "action" space, or something else.
+    """
+
+    def __init__(self, message, what):
+        super().__init__(message)
+        self.what = what
+
+
 def check_alike(descriptions: list[Description]):
     """All envs of a pool share one shape of row.
 
     Raises:
-        ValueError: two differ; says which, and in what.
+        UnlikeEnvs: two differ; says which, and in what.
     """
     first = descriptions[0]
     for i, other in enumerate(descriptions):
         if other.compiled != first.compiled:
-            raise ValueError(
+            raise UnlikeEnvs(
                 f"creators: of env 0 ({first.kind}) and env {i} ({other.kind}) one is compiled, the other is not; "
-                "make two VecEnvs of them"
+                "make two VecEnvs of them", "kind"
             )
         for what in ("observation", "action"):
             a, b = getattr(first, f"{what}_spec"), getattr(other, f"{what}_spec")
             difference = describe_difference(a, b)
             if difference:
-                raise ValueError(
+                raise UnlikeEnvs(
                     f"creators: env {i} ({other.kind}) and env 0 ({first.kind}) differ in their {what} space: "
-                    f"{difference}; wrap them to the same spaces, or make two VecEnvs"
+                    f"{difference}; wrap them to the same spaces, or make two VecEnvs", what
                 )
         if other.fields.keys() != first.fields.keys() or any(
             describe_difference(first.fields[k], other.fields[k]) for k in first.fields
         ):
-            raise ValueError(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}")
+            raise UnlikeEnvs(f"creators: env {i} ({other.kind}) declares fields {other.fields}, env 0 {first.fields}", "fields")
 
 
 @dataclass(frozen=True)

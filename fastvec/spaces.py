@@ -10,6 +10,10 @@ import numpy as np
 from fastvec_c.packing import packer
 
 
+class UnsupportedSpace(TypeError):
+    """Samples of a space have no fixed size in memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
     """One row of a field: what one agent observes, or does, in one step.
@@ -131,7 +135,7 @@ def _spec_of(space, what):
     if isinstance(space, spaces.Tuple):
         names = [f"f{i}" for i in range(len(space.spaces))]
         return Spec((), _struct(names, list(space.spaces), space, what))
-    raise TypeError(
+    raise UnsupportedSpace(
         f"{what} is {space}, and samples of a {type(space).__name__} space have no fixed size in memory; "
         "wrap the env so that the space is a Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of those"
     )

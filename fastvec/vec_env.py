@@ -77,6 +77,7 @@ class VecEnv(Pool):
 
     Attributes:
         num_envs, num_workers, envs_per_worker: as made; `num_workers` 0 means in this process.
+        autoreset: as made, for envs that fastvec resets when their episode is over; None: they reset themselves.
         agents_per_env: rows of each env (of the one with most agents).
         num_rows: rows of all.
         batch_size: envs in one `recv`.
@@ -102,6 +103,7 @@ class VecEnv(Pool):
         self.batch_size = units_per_batch * envs_per_unit
         self.slots = hosting.slots
         self.fields = fields.views
+        self.autoreset = description.autoreset
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
         self.observation_spec = description.observation_spec
@@ -124,7 +126,7 @@ class VecEnv(Pool):
         Args:
             seed: an int: env i gets `seed + i`, however many workers there are; or num_envs ints or Nones.  None goes
                 on with the envs' random streams; at the first reset it is the seed given to `make`.
-            options: handed to every env's reset.
+            options: handed to every env's reset; or a list of num_envs options or Nones, one for each env.
             env_mask: bool [num_envs]; only these envs are reset, the others keep their rows.  Needs all rows in hand:
                 the last batch was one of all envs.
 
@@ -139,14 +141,13 @@ class VecEnv(Pool):
         batch = self._recv_all(None, "reset")
         return batch.observations, batch.infos
 
-    def async_reset(self, seed=None, options=None):
+    def async_reset(self, seed=None, options=None, env_mask=None):
         """Like `reset`, but returns at once: `recv` then gives the first batches."""
-        self._begin_reset(seed, options, None)
+        self._begin_reset(seed, options, env_mask)
 
     def _begin_reset(self, seed, options, env_mask):
         seeds = self._seeds(seed)
-        if options is not None and self._description.compiled:
-            raise TypeError(f"options={options!r}: {self._description.kind} is a compiled env and takes none; leave it out")
+        options = self._options(options)
         if env_mask is not None:
             env_mask = np.asarray(env_mask)
             if env_mask.dtype != np.bool_ or env_mask.shape != (self.num_envs,):
@@ -180,6 +181,19 @@ class VecEnv(Pool):
             raise ValueError(f"seed={seed!r}; give an int, or a list of {self.num_envs} ints >= 0 or Nones")
         return seeds
 
+    def _options(self, options):
+        """Options for every env, or None."""
+        if options is None:
+            return None
+        if self._description.compiled:
+            raise TypeError(f"options={options!r}: {self._description.kind} is a compiled env and takes none; leave it out")
+        if not isinstance(options, (list, tuple)):
+            return [options] * self.num_envs
+        if len(options) != self.num_envs:
+            raise ValueError(f"options: a {type(options).__name__} of {len(options)}; give one for each of the {self.num_envs} "
+                             "envs, or a dict for all")
+        return list(options)
+
     # ---- the slow path -----------------------------------------------------------------------------------------------
 
     def call(self, name, *args, **kwargs):
@@ -191,8 +205,36 @@ class VecEnv(Pool):
         Raises:
             WorkerError: an env raised (it has no such attribute, say); the VecEnv is closed then.
         """
+        return self._ask(name, args, kwargs)
+
+    def apply(self, function, *args, envs=None):
+        """`function(env, *args)`, where the envs live.
+
+        Args:
+            function: called with what the creator returned.  It crosses to the workers pickled: take a function of a
+                module.
+            envs: indices of envs; by default all.
+
+        Returns:
+            a list of results, in the order of `envs`.
+
+        Raises:
+            TypeError: `function` is none, or it or the arguments cannot be pickled.
+            IndexError: there is no such env.
+            WorkerError: the function raised; the VecEnv is closed then.
+        """
+        if not callable(function):
+            raise TypeError(f"function={function!r}; give a function of an env (and see `call` for attributes by name)")
+        envs = list(range(self.num_envs) if envs is None else envs)
+        for e in envs:
+            if not 0 <= e < self.num_envs:
+                raise IndexError(f"envs: {e}; there are {self.num_envs} envs, 0 to {self.num_envs - 1}")
+        results = dict(zip(sorted(set(envs)), self._ask(function, args, {}, frozenset(envs)), strict=True))
+        return [results[e] for e in envs]
+
+    def _ask(self, *request):
         try:
-            answers = self._order_call((name, args, kwargs), None)
+            answers = self._order_call(request, None)
         except RecvTimeout:
             self.close()  # its answer would be mistaken for another one
             raise
@@ -239,10 +281,17 @@ class VecEnv(Pool):
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
-    def close(self):
-        """Closes the envs and ends the workers; one that takes longer than 5 s is killed.  May be called again."""
+    def close(self, grace=5.0):
+        """Closes the envs and ends the workers.  May be called again.
+
+        Args:
+            grace: seconds for the envs to close; a worker that takes longer is killed.
+        """
         self._mark_closed()
-        self._stop()
+        stop = self._stop.detach()
+        if stop is not None:
+            _, function, args, _ = stop
+            function(*args, grace)
 
     def __enter__(self):
         return self
@@ -276,9 +325,9 @@ class VecEnv(Pool):
         raise error from exception
 
 
-def _stop_if_ours(pid, workers, boxes, host):
+def _stop_if_ours(pid, workers, boxes, host, grace=5.0):
     if os.getpid() != pid:
         return
     if host is not None:
         host.close()
-    process.stop(workers, boxes)
+    process.stop(workers, boxes, grace)

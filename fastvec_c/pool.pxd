@@ -29,7 +29,7 @@ cdef class Pool:
     cdef public list conns             # pipe to each worker
     cdef public object _timeout        # seconds that any wait may last; None: no limit
     cdef dict early                    # {unit: infos} that had to be taken off the pipe before their batch was received
-    cdef object options                # of the reset that the host is to do
+    cdef list options                  # of the reset that the host is to do
     cdef readonly int num_units        # workers, or 1 for the host in this process
     cdef readonly int envs_per_unit, rows_per_unit, units_per_batch
     cdef readonly bint gather          # batches are copied together from any workers; else blocks, in place
@@ -70,6 +70,8 @@ cdef class Pool:
 
     cdef enter(self, str call)
     cdef set_bounds(self, spec)
+    cdef dict step_rows(self, actions)
+    cdef order_step(self, actions)
     cdef void order(self, int u, int what) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil

@@ -37,7 +37,7 @@ cdef class Host:
     cdef int reset_compiled(self, int slot) noexcept nogil
     cdef finish_compiled(self, int rc)
     cdef step(self, int action_slot, int slot)
-    cdef reset(self, int slot, options)
+    cdef reset(self, int slot, list options)
 
 
 cdef class WorkerLoop:

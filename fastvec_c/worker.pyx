@@ -162,8 +162,12 @@ cdef class Host:
             if info:
                 self.infos[self.first_env + i] = info
 
-    cdef reset(self, int slot, options):
-        """Resets the envs that are told to; what they say is in `infos`.  Compiled envs take no options."""
+    cdef reset(self, int slot, list options):
+        """Resets the envs that are told to; what they say is in `infos`.
+
+        Args:
+            options: for each env, or None.  Compiled envs take none.
+        """
         cdef fastvec_rows at
         cdef int i, rc
         if self.compiled:
@@ -180,16 +184,26 @@ cdef class Host:
                 at = self.rows(i, slot, slot)
                 self.prepare_reset(i, &at)
             seed = self.seed[i] if self.what[i] == RESEED else None
-            info = (<PyEnv>self.envs[i]).reset(slot, seed, options)
+            info = (<PyEnv>self.envs[i]).reset(slot, seed, None if options is None else options[i])
             if info:
                 self.infos[self.first_env + i] = info
 
-    def call(self, str name, tuple args, dict kwargs):
-        """[attribute `name` of every env, called with the arguments if it can be called]."""
+    def call(self, what, tuple args, dict kwargs, envs=None):
+        """A result for every env, or for those of the global indices in the set `envs`.
+
+        Args:
+            what: a function, called with the env and the arguments; or the name of an attribute of the env, which is
+                called with the arguments if it can be called.
+        """
         results = []
-        for i, env in enumerate(self.envs):
+        for i, adapted in enumerate(self.envs):
+            if envs is not None and self.first_env + i not in envs:
+                continue
             self.current[0] = i
-            value = getattr(env.env, name)
+            if callable(what):
+                results.append(what(adapted.env, *args, **kwargs))
+                continue
+            value = getattr(adapted.env, what)
             results.append(value(*args, **kwargs) if callable(value) else value)
         return results
 

@@ -184,6 +184,21 @@ def test_call_raises(num_workers):
         vec.call("nothing")
 
 
+@EVERYWHERE
+def test_apply_raises(num_workers):
+    vec = fastvec.make(envs.Scripted, num_workers, num_envs=4)
+    with pytest.raises(TypeError, match="function='seed'; give a function"):
+        vec.apply("seed")
+    for bad in ([4], [-1]):
+        with pytest.raises(IndexError, match="there are 4 envs, 0 to 3"):
+            vec.apply(getattr, "seed", envs=bad)
+    with pytest.raises(fastvec.WorkerError, match="env 1.* raised AttributeError .*in call") as raised:
+        vec.apply(getattr, "nothing", envs=[1])
+    assert isinstance(raised.value.__cause__, AttributeError)
+    with pytest.raises(fastvec.ClosedError):
+        vec.apply(getattr, "seed")
+
+
 # ---- time limits -----------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +381,37 @@ def test_creator_that_cannot_cross_a_spawn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cloudpickle", None)
     with pytest.raises(TypeError, match="cannot be pickled .* install cloudpickle"):
         fastvec.make(lambda: envs.Scripted(), 1, start_method="spawn")
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_cannot_be_pickled_is_not_sent(num_workers):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=4, seed=5) as vec:
+        vec.reset()
+        with pytest.raises(TypeError, match="call: .* cannot be pickled"):
+            vec.apply(lambda env: env.seed)
+        with pytest.raises(TypeError, match="call: .* cannot be pickled"):
+            vec.call("seed", lambda: 0)
+        with pytest.raises(TypeError, match="options: .* cannot be pickled"):
+            vec.reset(options={"f": lambda: 0})
+        assert vec.call("seed") == [5, 6, 7, 8]
+        vec.step([0] * 4)
+
+
+@EVERYWHERE
+def test_creator_that_returns_the_same_env_again(num_workers):
+    class Shell(gymnasium.Wrapper):
+        pass
+
+    env = envs.Scripted()
+    for creator in (lambda: env, lambda: Shell(env)):
+        with pytest.raises(fastvec.WorkerError, match="envs 0 and 1 are one and the same object; make a new one"):
+            fastvec.make(creator, num_workers, num_envs=4)
+
+
+def test_options_for_too_few_envs():
+    with fastvec.make(envs.Scripted, 1, num_envs=3) as vec:
+        with pytest.raises(ValueError, match="options: a list of 2; give one for each of the 3 envs, or a dict"):
+            vec.reset(options=[{}, {}])
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a", [1, 2, 3], [1, -2], True])

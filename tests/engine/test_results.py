@@ -201,6 +201,34 @@ def test_options_and_calls(num_workers):
         assert vec.call("t") == [1] * 4
 
 
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_options_of_each_env(num_workers):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=4, seed=0) as vec:
+        _, infos = vec.reset(options=[{"map": 3}, None, {}, {"map": [4]}])
+        assert infos == {0: {"options": {"map": 3}}, 3: {"options": {"map": [4]}}}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_apply(num_workers):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=4, seed=5) as vec:
+        vec.reset()
+        assert vec.apply(getattr, "seed") == [5, 6, 7, 8]
+        assert vec.apply(getattr, "seed", envs=[3, 1, 3]) == [8, 6, 8]
+        assert vec.apply(setattr, "sum", 20, envs=range(2)) == [None, None]
+        assert vec.apply(getattr, "sum", envs=[]) == []
+        observations, *_ = vec.step([1] * 4)
+        assert observations[:, 3].tolist() == [21, 21, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
+def test_autoreset_is_told(mode):
+    with fastvec.make(envs.Scripted, 1, autoreset=mode) as vec:
+        assert vec.autoreset == mode
+    for creator in (envs.Herd, envs.probe):
+        with fastvec.make(creator, 0, autoreset=mode) as vec:
+            assert vec.autoreset is None
+
+
 def test_call_between_async_batches():
     with fastvec.make(envs.Scripted, 3, num_envs=3, batch_size=1, seed=0) as vec:
         vec.async_reset()
