@@ -57,11 +57,17 @@ def describe(envs: list) -> list[Description]:
     """Of each adapted env what the trainer must know."""
     return [
         Description(
-            e.observation_spec, e.action_spec, e.env.observation_space, e.env.action_space, e.fields, e.num_agents,
+            e.observation_spec, e.action_spec, *_spaces(e), e.fields, e.num_agents,
             getattr(e, "autoreset", None), hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]
+
+
+def _spaces(adapted):
+    """One agent's (observation space, action space): as the env declares them, unless that is done agent by agent."""
+    declared = adapted if hasattr(adapted, "observation_space") else adapted.env
+    return declared.observation_space, declared.action_space
 
 
 class UnlikeEnvs(ValueError):

@@ -7,24 +7,30 @@ from typing import Any
 from fastvec.adapters.compiled import adapt_compiled
 from fastvec.adapters.gpudrive import adapt_gpudrive, is_gpudrive
 from fastvec.adapters.gymnasium import adapt_gymnasium
+from fastvec.adapters.pettingzoo import adapt_pettingzoo
 from fastvec.adapters.rows import adapt_rows
 from fastvec.env import Env
 
-ACCEPTED = "expected a gymnasium.Env, a fastvec.Env or a compiled env (one with __fastvec_env__)"
+ACCEPTED = (
+    "expected a gymnasium.Env, a fastvec.Env, a pettingzoo.ParallelEnv, a dm_env.Environment or a compiled env (one with "
+    "__fastvec_env__)"
+)
 
 
 def adapt(env: Any, autoreset: str = "next_step") -> Any:
     """What a worker steps, for what a creator returned.
 
     Args:
-        env: a gymnasium.Env, a fastvec.Env, a compiled env, or one of GPUDrive's objects.
-        autoreset: "next_step", "same_step" or "disabled", for gymnasium envs; the others reset themselves.
+        env: a gymnasium.Env, a fastvec.Env, a pettingzoo.ParallelEnv, a dm_env.Environment, a compiled env, or one of
+            GPUDrive's objects.
+        autoreset: "next_step", "same_step" or "disabled", for gymnasium, PettingZoo and dm_env; the others reset themselves.
 
     Returns:
         a `fastvec_c.pyenv.PyEnv` or `fastvec_c.env.CompiledEnv`.
 
     Raises:
         TypeError: the creator returned something else, or a space has no fixed size.
+        ValueError: what it returned contradicts itself.
     """
     mistake = _mistake(env)
     if mistake:
@@ -35,10 +41,20 @@ def adapt(env: Any, autoreset: str = "next_step") -> Any:
         return adapt_rows(env)
     if is_gpudrive(env):  # before gymnasium.Env, which GPUDriveTorchEnv claims to be
         return adapt_gpudrive(env)
-    gymnasium = sys.modules.get("gymnasium")
-    if gymnasium and isinstance(env, gymnasium.Env):
+    if _is(env, "gymnasium", "Env"):
         return adapt_gymnasium(env, autoreset)
+    if _is(env, "pettingzoo", "ParallelEnv"):
+        return adapt_pettingzoo(env, autoreset)
+    if _is(env, "dm_env", "Environment"):
+        from fastvec.adapters.dm_env import DmEnv  # which needs gymnasium
+
+        return adapt_gymnasium(DmEnv(env), autoreset)
     raise TypeError(f"the creator returned an object of type {_type_name(type(env))}{_hint(env)}; {ACCEPTED}")
+
+
+def _is(env, library, kind):
+    """Whoever made an env of a library has imported it; nobody else should pay for it."""
+    return isinstance(env, getattr(sys.modules.get(library), kind, ()))
 
 
 def _mistake(env):
@@ -53,9 +69,10 @@ def _mistake(env):
 
 
 def _hint(env):
-    gymnasium = sys.modules.get("gymnasium")
-    if gymnasium and isinstance(env, gymnasium.vector.VectorEnv):
+    if _is(env, "gymnasium.vector", "VectorEnv"):
         return ", which is vectorized already: return a single env, and let fastvec make many"
+    if _is(env, "pettingzoo", "AECEnv"):
+        return ", a PettingZoo env whose agents act in turn: make it parallel with pettingzoo.utils.aec_to_parallel"
     if any(base.__module__.split(".")[0] == "gym" for base in type(env).__mro__):
         return ", from the old gym package: port it to gymnasium, or wrap it with shimmy"
     if callable(env):
