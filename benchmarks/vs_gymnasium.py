@@ -96,7 +96,8 @@ def show(report, kind, cells):
         best = fastest(measured)
         ratios = [f"{over(measured, peer, side):.3g}" for side in (best, "auto") for peer in ("Sync", "Async")]
         ratios += [f"{over(measured, peer, side):.3g}" for side in ("VectorEnv", "VectorEnv, copies") for peer in ("Async", "auto")]
-        rows.append([n, *(measured.get(side) for side in ("Sync", "Async", *WORKERS, "VectorEnv", "VectorEnv, copies")), took, *ratios])
+        sides = ("Sync", "Async", *WORKERS, "VectorEnv", "VectorEnv, copies")
+        rows.append([n, *(measured.get(side) for side in sides), took, *ratios])
     report.table(f"{kind}: µs per step of all envs", columns, rows, brief=True)
 
 
@@ -105,10 +106,11 @@ def over(measured, peer, side) -> float:
 
 
 def judge(report, cells):
-    many = [cell for cell in cells if cell[0].startswith("no-op") and cell[1] >= 8]
+    no_op = [cell for cell in cells if cell[0].startswith("no-op")]
+    many = [cell for cell in no_op if cell[1] >= 8]
     than_async = ("Async", ENOUGH, f"{ENOUGH} times as fast as AsyncVectorEnv, no-op, 8 envs and more", many)
     than_sync = ("Sync", 1, "faster than SyncVectorEnv", list(cells))
-    than_raw = ("auto", OF_RAW, f"{OF_RAW} times as fast as the VecEnv underneath, no-op", [cell for cell in cells if cell[0].startswith("no-op")])
+    than_raw = ("auto", OF_RAW, f"{OF_RAW} times as fast as the VecEnv underneath, no-op", no_op)
     for name, side_of, peers in (
         ("the best of 0, 1, 2 workers", fastest, (than_async, than_sync)),
         ('"auto"', lambda measured: "auto", (than_async, than_sync)),

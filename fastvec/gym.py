@@ -98,14 +98,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._take_spaces(observation_mode)
         if vec.autoreset:
             vec.leave_bounds_to_envs()
-        fields = {name: array[0] for name, array in vec.fields.items()}
-        observations = _structured(_as_space(vec.single_observation_space), fields["observations"])
+        observations = _structured(_as_space(vec.single_observation_space), vec.fields["observations"][0])
         self._engine = vec
-        self._results = Results(observations, fields["rewards"], fields["terminations"], fields["truncations"], copy)
+        self._results = Results(vec, observations, copy)
         if carrying:
             self._engine = CarryingVec(vec, self.single_observation_space, self.action_space)
             self._results = CarriedResults(self._engine, self._results)
-        self._engine_step = self._engine.step
+        self._step = self._results.step
 
     def _take_spaces(self, observation_mode):
         """The spaces, of one env and of all.
@@ -207,14 +206,19 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
             (observations, rewards float64 [num_envs], terminations, truncations bool [num_envs], infos)
+
+        Raises:
+            multiprocessing.TimeoutError: the time limit of this VectorEnv has passed; `step_wait` goes on waiting.
         """
         if self._pending is not None or actions is None:
             self._check_step(actions)
         try:
-            infos = self._engine_step(actions)[4]
+            results = self._step(actions)
         except Exception as error:
+            if isinstance(error, RecvTimeout):
+                self._pending = "step"
             self._raise_of_step(error, actions)
-        return self._results(self._merged(infos) if infos else {})
+        return (*results[:4], self._merged(results[4])) if results[4] else results
 
     def step_async(self, actions):
         """Like `step`, but returns at once; `step_wait` gives the results.

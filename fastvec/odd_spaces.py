@@ -85,7 +85,7 @@ def fits(space) -> bool:
 
 
 class CarryingVec:
-    """The trainer's end of Carried envs: `step`, `send` and `recv` as a VecEnv has them, with the samples of the envs' spaces.
+    """The trainer's end of Carried envs: `send` and `recv` as a VecEnv has them, with the samples of the envs' spaces.
 
     Args:
         vec: a VecEnv of Carried envs.
@@ -98,11 +98,6 @@ class CarryingVec:
         self.action_space = action_space
         self.carries_observations, self.carries_actions = vec.apply(_carries, envs=[0])[0]
         self.samples = [None] * vec.num_envs  # of the observations
-
-    def step(self, actions):
-        self.send(actions)
-        batch = self.recv()
-        return batch[0], batch[1], batch[2], batch[3], batch[5]
 
     def send(self, actions):
         if self.carries_actions:
@@ -134,8 +129,12 @@ class CarriedResults:
     def __init__(self, carrying, plain):
         self.carrying, self.plain = carrying, plain
 
+    def step(self, actions):
+        self.carrying.send(actions)
+        return self(self.carrying.recv().infos)
+
     def __call__(self, infos):
-        return self.observations(), *self.plain(infos)[1:]
+        return self.observations(), *self.plain(infos or {})[1:]
 
     def observations(self):
         carrying = self.carrying

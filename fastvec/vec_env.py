@@ -219,6 +219,7 @@ class VecEnv(Pool):
             a list of results, in the order of `envs`.
 
         Raises:
+            TypeError: `function` is none, or it or the arguments cannot be pickled.
             IndexError: there is no such env.
             WorkerError: the function raised; the VecEnv is closed then.
         """

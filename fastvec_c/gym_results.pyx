@@ -2,6 +2,8 @@
 cimport numpy as cnp
 from libc.string cimport memcpy
 
+from fastvec_c.pool cimport Pool
+
 cnp.import_array()
 
 
@@ -9,23 +11,28 @@ cdef class Results:
     """Called with infos, returns (observations, rewards float64, terminations, truncations, infos).
 
     Args:
-        observations: an array, or a dict or tuple of arrays, nested as you like.
-        rewards: float32 [n], C-contiguous.
-        terminations, truncations: bool [n], C-contiguous.
+        vec: of one slot, and batches of all rows.
+        observations: views on its observations: an array, or a dict or tuple of arrays, nested as you like.
         copy: observations are copied; else they are handed out as they are.
     """
 
-    cdef readonly object views
+    cdef Pool vec
+    cdef object views
     cdef cnp.ndarray rewards, terminations, truncations
     cdef readonly bint copy
 
-    def __init__(self, observations, cnp.ndarray rewards not None, cnp.ndarray terminations not None,
-                 cnp.ndarray truncations not None, bint copy):
+    def __init__(self, Pool vec not None, observations, bint copy):
+        self.vec = vec
         self.views = observations
-        self.rewards = rewards
-        self.terminations = terminations
-        self.truncations = truncations
+        self.rewards = vec.fields.views["rewards"][0]
+        self.terminations = vec.fields.views["terminations"][0]
+        self.truncations = vec.fields.views["truncations"][0]
         self.copy = copy
+
+    def step(self, actions):
+        """Steps the VecEnv; the infos are as the VecEnv gives them, a new dict if there are none."""
+        infos = self.vec.step_rows(actions)
+        return self.observations(), doubles(self.rewards), copied(self.terminations), copied(self.truncations), infos if infos else {}
 
     def __call__(self, infos):
         return self.observations(), doubles(self.rewards), copied(self.terminations), copied(self.truncations), infos

@@ -68,6 +68,8 @@ cdef class Pool:
 
     cdef enter(self, str call)
     cdef set_bounds(self, spec)
+    cdef dict step_rows(self, actions)
+    cdef order_step(self, actions)
     cdef void order(self, int u, int what) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil

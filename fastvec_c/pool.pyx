@@ -1,4 +1,5 @@
 """The trainer's end: actions out, batches in."""
+from multiprocessing.reduction import ForkingPickler
 from types import MappingProxyType
 
 import numpy as np
@@ -156,24 +157,9 @@ cdef class Pool:
             StateError: there is no batch to answer.
             ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then.
         """
-        cdef int i, u
         self.enter("send")
         try:
-            if self.phase != HOLDING:
-                raise StateError(
-                    "send() before reset(): call reset() first" if self.phase == FRESH
-                    else "send() twice: call recv() for a batch first"
-                )
-            self.scatter(actions)
-            self.last_send = fv_now()
-            self.policy_ns += self.last_send - self.last_recv
-            self.batches_done += 1
-            self.rows_done += self.num_held * self.rows_per_unit
-            self.stepping = True
-            for i in range(self.num_held):
-                self.order(self.held[i], FV_STEP)
-            self.num_held = 0
-            self.phase = FLYING
+            self.order_step(actions)
         finally:
             self._busy = False
 
@@ -214,6 +200,20 @@ cdef class Pool:
         batch = self.recv()
         return batch[0], batch[1], batch[2], batch[3], batch[5]
 
+    cdef dict step_rows(self, actions):
+        """Steps all rows, and returns the infos: `step` for those who have the views on the rows."""
+        self.enter("step")
+        try:
+            self.order_step(actions)
+            self.await_units(self.num_units, None, "step")
+            self.take(self.num_units)
+            infos = self.messages()
+            self.account()
+            self.phase = HOLDING
+            return infos
+        finally:
+            self._busy = False
+
     # ---- for VecEnv --------------------------------------------------------------------------------------------------
 
     def _await_all(self, timeout, str call):
@@ -231,8 +231,11 @@ cdef class Pool:
     def _order_reset(self, list options, bint keep_slots):
         """Resets the envs that the arena's table tells to; the others keep their rows.  `options`: of each env, or None."""
         cdef int u, n = self.envs_per_unit
+        cdef list messages = None
         self.enter("reset")
         try:
+            if self.boxes is not None and options is not None:
+                messages = [_pickled("options", options[u * n:(u + 1) * n]) for u in range(self.num_units)]
             self.last_send = fv_now()
             self.stepping = False
             self.options = options
@@ -243,8 +246,8 @@ cdef class Pool:
                 if self.boxes is not None:
                     self.boxes.box[u].has_options = options is not None
                 self.order(u, FV_RESET)
-                if self.boxes is not None and options is not None:
-                    self._tell(u, options[u * n:(u + 1) * n])
+                if messages is not None:
+                    self._tell(u, messages[u])
             self.phase = FLYING
         finally:
             self._busy = False
@@ -267,12 +270,13 @@ cdef class Pool:
             self.await_units(self.num_units, timeout, "call")
             if self.host is not None:
                 return [self._call_host(request)]
+            message = _pickled("call", request)
             queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
             for u in range(self.num_units):
                 if self.unit[u].message:  # infos lie on the pipe before the answer
                     self.early[u] = self._hear(u)
                 self.order(u, FV_CALL)
-                self._tell(u, request)
+                self._tell(u, message)
             self.await_units(self.num_units, timeout, "call")
             self.queue_head = 0
             self.queue_len = len(queued)
@@ -289,9 +293,9 @@ cdef class Pool:
             self._on_exception(error, "call")
 
     def _tell(self, int worker, message):
-        """Puts a message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
+        """Puts a pickled message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
         try:
-            self.conns[worker].send(message)
+            self.conns[worker].send_bytes(message)
         except OSError:  # the worker is dead: await_units will find out and say how
             pass
 
@@ -348,6 +352,25 @@ cdef class Pool:
         if self.phase == CLOSED:
             raise ClosedError(f"{call}() after close(): make a new VecEnv")
         self._busy = True
+
+    cdef order_step(self, actions):
+        """What `send` does."""
+        cdef int i
+        if self.phase != HOLDING:
+            raise StateError(
+                "send() before reset(): call reset() first" if self.phase == FRESH
+                else "send() twice: call recv() for a batch first"
+            )
+        self.scatter(actions)
+        self.last_send = fv_now()
+        self.policy_ns += self.last_send - self.last_recv
+        self.batches_done += 1
+        self.rows_done += self.num_held * self.rows_per_unit
+        self.stepping = True
+        for i in range(self.num_held):
+            self.order(self.held[i], FV_STEP)
+        self.num_held = 0
+        self.phase = FLYING
 
     cdef void order(self, int u, int what) noexcept nogil:
         """Tells a unit to step, reset or be called.  Its rows are not ours until it is ready()."""
@@ -659,3 +682,12 @@ cdef class Pool:
 
 def _listed(items):
     return ", ".join(map(str, items))
+
+
+def _pickled(what, message):
+    """In bytes, before anybody is told to read them: a worker would wait for ever for what cannot be pickled."""
+    try:
+        return ForkingPickler.dumps(message)
+    except Exception as error:
+        raise TypeError(f"{what}: {message!r:.200} cannot be pickled to reach the workers ({error}); give functions and objects of "
+                        "modules, or take num_workers=0") from error

@@ -356,6 +356,20 @@ def test_creator_that_cannot_cross_a_spawn(monkeypatch):
         fastvec.make(lambda: envs.Scripted(), 1, start_method="spawn")
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_cannot_be_pickled_is_not_sent(num_workers):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=4, seed=5) as vec:
+        vec.reset()
+        with pytest.raises(TypeError, match="call: .* cannot be pickled"):
+            vec.apply(lambda env: env.seed)
+        with pytest.raises(TypeError, match="call: .* cannot be pickled"):
+            vec.call("seed", lambda: 0)
+        with pytest.raises(TypeError, match="options: .* cannot be pickled"):
+            vec.reset(options={"f": lambda: 0})
+        assert vec.call("seed") == [5, 6, 7, 8]
+        vec.step([0] * 4)
+
+
 @EVERYWHERE
 def test_creator_that_returns_the_same_env_again(num_workers):
     class Shell(gymnasium.Wrapper):

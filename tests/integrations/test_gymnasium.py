@@ -231,6 +231,9 @@ def test_calls(num_workers):
     assert len(ours.np_random) == 4
     with pytest.raises(ValueError, match="Got `2` values for 4 environments"):
         ours.set_attr("level", [1, 2])
+    if num_workers:
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            ours.set_attr("level", lambda: 0)
     for name in ("reset", "step", "close"):
         with pytest.raises(ValueError, match="go past the vector env"):
             ours.call(name)
@@ -417,6 +420,25 @@ def test_time_limits():
     with pytest.raises(multiprocessing.TimeoutError):
         ours.step_wait(timeout=0.05)
     assert ours.step_wait()[4]["t"].tolist() == [1, 1]  # nothing is lost
+    ours.close()
+
+
+def test_the_limit_of_a_step():
+    ours = fastvec.gym.VectorEnv([Rich, lambda: Rich(trap=lambda: time.sleep(1))], 2, timeout=0.5)
+    ours.reset()
+    with pytest.raises(multiprocessing.TimeoutError):
+        ours.step(ours.action_space.sample())
+    assert ours.step_wait(timeout=60)[4]["t"].tolist() == [1, 1]
+    ours.close()
+
+
+@pytest.mark.parametrize("creator", [cartpole, odd_both])
+def test_start_by_spawning(creator):
+    pytest.importorskip("cloudpickle", reason="creators that are no functions of an installed module need cloudpickle")
+    ours, sync = fastvec.gym.VectorEnv([creator] * 2, 2, start_method="spawn"), SyncVectorEnv([creator] * 2)
+    assert_same(ours.reset(seed=1), sync.reset(seed=1))
+    actions = sync.action_space.sample()
+    assert_same(ours.step(actions), sync.step(actions))
     ours.close()
 
 

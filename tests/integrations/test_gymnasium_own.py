@@ -67,6 +67,7 @@ def passed(plugin, files):
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
         files = [path for path in files if (Path(SOURCE) / path).exists()]
         assert files, f"FASTVEC_GYMNASIUM_SOURCE={SOURCE} has no tests/vector"
-        command = [sys.executable, "-m", "pytest", "-p", "stand_in", "--rootdir", SOURCE, "-q", "-rA", "--tb=short", "-p", "no:cacheprovider", *files]
+        options = ["-p", "stand_in", "--rootdir", SOURCE, "-q", "-rA", "--tb=short", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *options, *files]
         result = subprocess.run(command, cwd=SOURCE, env=env, capture_output=True, text=True, timeout=900)
     return set(re.findall(r"^PASSED (\S+::.*)$", result.stdout, re.M)), result.stdout + result.stderr
