@@ -32,7 +32,7 @@ asan: $(VENV)/.test
 	tests/asan.sh $(BIN)/python
 
 bench: $(VENV)/.test
-	for b in handoff syscalls memory loading vs_gymnasium vs_puffer oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory loading vs_gymnasium vs_puffer vs_sb3 oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info

@@ -66,11 +66,11 @@ def describe(envs: list) -> list[Description]:
 
 
 def _spaces(adapted):
-    """One agent's (observation space, action space), as the env declares them."""
-    env = adapted.env
+    """One agent's (observation space, action space): as the env declares them, unless that is done agent by agent."""
     if isinstance(adapted, BufferEnv):  # of PufferLib, where observation_space is that of all its agents
-        return env.single_observation_space, env.single_action_space
-    return env.observation_space, env.action_space
+        return adapted.env.single_observation_space, adapted.env.single_action_space
+    declared = adapted if hasattr(adapted, "observation_space") else adapted.env
+    return declared.observation_space, declared.action_space
 
 
 class UnlikeEnvs(ValueError):
