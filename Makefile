@@ -3,6 +3,7 @@
 # make debug  build with bounds checks, assertions and symbols, in place
 # make tsan   stress the handoff under ThreadSanitizer
 # make asan   test the drive world under AddressSanitizer, with bounds checks (six minutes; needs gcc)
+# make chaos  kill a thousand workers and verify ten million rows (about five minutes)
 # make bench  all benchmarks, quickly
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ PUFFERLIB ?= pufferlib-core==3.0.23 pyro-ppl pyro-api opt-einsum tqdm rich-argpa
 PUFFERLIB_OLDER ?= pufferlib-core==3.0.5
 WHEELS = install --quiet --disable-pip-version-check --no-deps --only-binary :all:
 
-.PHONY: demo test debug tsan asan bench clean
+.PHONY: demo test debug tsan asan chaos bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
@@ -30,6 +31,9 @@ tsan:
 
 asan: $(VENV)/.test
 	tests/asan.sh $(BIN)/python
+
+chaos: $(VENV)/.test
+	$(BIN)/python tests/chaos/chaos.py
 
 bench: $(VENV)/.test
 	for b in handoff syscalls memory loading vs_gymnasium vs_puffer vs_sb3 oversubscribed drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done

@@ -19,6 +19,7 @@ from fastvec import process, waiting
 from fastvec.autotune import choose_workers
 from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
 from fastvec.machine import usable_cpus
+from fastvec.recovery import Limits, Recovery
 from fastvec.vec_env import VecEnv
 
 AUTORESET = ("next_step", "same_step", "disabled")
@@ -40,6 +41,9 @@ def make(
     start_method=None,
     affinity=None,
     timeout=None,
+    on_failure="raise",
+    max_restarts=10,
+    restart_window=600.0,
 ) -> VecEnv:
     """Starts workers and builds the envs in them.
 
@@ -71,6 +75,15 @@ def make(
             worker for each CPU of a machine that nobody else uses, some percent faster and steadier; where others compute
             there, too, much slower, since a pinned worker cannot get out of their way.
         timeout: seconds that any wait for workers may last, their start included; None waits as long as they live.
+        on_failure: when a worker dies, or an env raises in `reset` or `step`, or `timeout` passes: "raise" ends the run
+            with a WorkerError (RecvTimeout).  "restart" starts a new process for the worker's envs (one that is late is
+            killed first) while the others go on.  The worker's rows come back once, with the first observations of new
+            episodes, truncations where masks are, rewards 0, and `infos[env]` with "restarted" and "error", the
+            WorkerError's text; their seeds are drawn from the run's seed, the env and the number of restarts.  "drop"
+            goes on without: the rows come back once, zero and truncated, with "dropped" and "error", and stay masked.
+            What cannot be mended raises all the same: a death in `call` or `apply`, while `make` waits, or of the last
+            worker.
+        max_restarts, restart_window: so many restarts, of all workers together, in so many seconds; the next death raises.
 
     Returns:
         a VecEnv; call `reset` or `async_reset` next, and `close` in the end (or use `with`).
@@ -91,25 +104,30 @@ def make(
     if autoreset not in AUTORESET:
         raise ValueError(f"autoreset={autoreset!r}; give one of {AUTORESET}")
     _check_count("slots", slots)
+    limits = Limits(on_failure, max_restarts, restart_window)
     if timeout is not None and not (_is_number(timeout) and timeout > 0):
         raise ValueError(f"timeout={timeout!r}; give a number of seconds above 0, or None")
     context = _context(start_method)
     creators = _one_for_each_env(creator, num_workers, num_envs, envs_per_worker)
     if num_workers == "auto":
         num_workers = _auto_workers(creators, envs_per_worker, autoreset, context, timeout)
+        if on_failure != "raise":
+            num_workers = num_workers or 1
+    elif num_workers == 0 and on_failure != "raise":
+        raise ValueError(f"on_failure={on_failure!r} needs workers that may die; give num_workers of at least 1")
     units = _units(num_workers, len(creators), envs_per_worker)
     units_per_batch = _units_per_batch(batch_size, len(creators), units, zero_copy)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     policy = waiting.choose(wait, num_workers)
     deadline = None if timeout is None else time.monotonic() + timeout
-    boxes = host = None
+    boxes = host = recovery = None
     workers: list[process.Worker] = []
     try:
         if num_workers == 0:
             host, descriptions = _host_here(creators, autoreset)
         else:
-            tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context)
+            tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context, on_failure != "raise")
             descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
         hosting = lay_out(descriptions, units, slots)
@@ -121,11 +139,16 @@ def make(
         else:
             boxes = Mailboxes(arena, num_workers)
             _admit(workers, hosting, arena, deadline, timeout)
-        arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
+        if on_failure != "raise":
+            place = process.Place(hosting, descriptions[0], process.SharedFd(arena.fd))
+            recovery = Recovery(limits, context, tasks, place, arena, seed)
+        else:
+            arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
         vec = VecEnv(
             fields, boxes, host, units, len(creators) // units, hosting.rows // units, units_per_batch, not zero_copy,
             in_order, descriptions[0].action_spec, policy,
             workers=workers, hosting=hosting, description=descriptions[0], seed=seed, timeout=timeout,
+            recovery=recovery,
         )
     except BaseException:
         process.stop(workers, boxes, grace=1.0)
@@ -249,7 +272,7 @@ def _host_here(creators, autoreset):
     return Host(envs, 0), describe(envs)
 
 
-def _tasks(creators, num_workers, autoreset, policy, affinity, context) -> list[process.Task]:
+def _tasks(creators, num_workers, autoreset, policy, affinity, context, replaceable) -> list[process.Task]:
     cpus = _cpus_of_workers(affinity, num_workers)
     per_worker = len(creators) // num_workers
     return [
@@ -262,6 +285,7 @@ def _tasks(creators, num_workers, autoreset, policy, affinity, context) -> list[
             policy=policy,
             cpus=cpus[i],
             trainer=os.getpid(),
+            replaceable=replaceable,
         )
         for i in range(num_workers)
     ]

@@ -21,10 +21,11 @@ from fastvec_c.fields import Fields
 from fastvec_c.sync import WaitPolicy
 from fastvec_c.worker import Host, WorkerLoop
 
-from fastvec.hosting import Hosting, build_envs, describe
+from fastvec.hosting import Description, Hosting, build_envs, check_alike, describe
 
 _CRASH_LOG_BYTES = 1 << 16
-_GRACE = 5.0  # seconds for a worker to close its envs before it is killed
+GRACE = 5.0  # seconds for a worker to close its envs before it is killed
+_SHORT = 40_000  # bytes that a pipe takes in without a reader
 
 
 @dataclass
@@ -39,6 +40,17 @@ class Task:
     policy: WaitPolicy
     cpus: tuple[int, ...] | None
     trainer: int  # its process id
+    replaceable: bool = False  # the trainer goes on without it: an env that raises ends the worker
+    place: "Place | None" = None  # of the worker whose place it takes; else the trainer tells when the envs are built
+
+
+@dataclass
+class Place:
+    """What a worker needs to take the place of one that died."""
+
+    hosting: Hosting
+    description: Description  # of env 0
+    arena: "SharedFd"
 
 
 class SharedFd:
@@ -66,6 +78,7 @@ class Worker:
 
     def __init__(self, context, task: Task, siblings: list["Worker"]):
         self.index = task.index
+        self.started = time.monotonic()
         self.conn, theirs = context.Pipe(duplex=True)
         self.crash_log = memory_file(b"fastvec-crash", _CRASH_LOG_BYTES)
         self.pidfd = -1
@@ -110,7 +123,7 @@ class Worker:
 
     def death(self, phase: str, env: int | None = None) -> WorkerError:
         """The error that says how this worker died."""
-        self.ended(_GRACE)  # its pipe may break a moment before it has
+        self.ended(GRACE)  # its pipe may break a moment before it has
         code = self._exitcode()
         log = os.pread(self.crash_log, _CRASH_LOG_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace").strip()
         doing = {"start": "building its envs"}.get(phase, f"in {phase}()" if phase else "waiting for orders")
@@ -119,6 +132,15 @@ class Worker:
         if log:
             message += f"\nIts last words:\n{log}"
         return WorkerError(message, worker=self.index, env=env, phase=phase, exitcode=code)
+
+    def last_report(self) -> dict | None:
+        """What a worker that has ended reported of an exception that ended it, if anything did."""
+        found = None
+        with contextlib.suppress(EOFError, OSError):
+            while self.conn.poll():
+                kind, content = self.conn.recv()
+                found = content if kind == "failed" else found
+        return found
 
     def ended(self, timeout: float) -> bool:
         """Whether the worker has ended, after `timeout` seconds at most."""
@@ -179,7 +201,7 @@ def failure(worker: int | None, report: dict, phase: str) -> WorkerError:
     return error
 
 
-def stop(workers: list[Worker], boxes, grace: float = _GRACE):
+def stop(workers: list[Worker], boxes, grace: float = GRACE):
     """Ends all workers: asks them to close their envs, then kills those that take longer than `grace` seconds."""
     for worker in workers:
         if boxes is not None:
@@ -189,7 +211,7 @@ def stop(workers: list[Worker], boxes, grace: float = _GRACE):
     for worker in workers:
         if not worker.ended(max(0.0, deadline - time.monotonic())):
             worker.kill()
-            worker.ended(_GRACE)
+            worker.ended(GRACE)
         worker.release()
     workers.clear()
 
@@ -212,7 +234,7 @@ def _worker_main(task: Task, conn, crash_log: SharedFd, foreign: list):
             sys.modules["torch"].set_num_threads(1)
         loop = _start(task, conn)
         if loop is not None:
-            _serve(loop, conn)
+            _serve(loop, conn, task.replaceable)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the trainer has closed us
 
@@ -224,30 +246,37 @@ def _start(task: Task, conn) -> WorkerLoop | None:
         creators = pickle.loads(task.creators) if isinstance(task.creators, bytes) else task.creators
         envs = build_envs(creators, task.first_env, task.num_envs, task.autoreset, building)
         host = Host(envs, task.first_env)
-        conn.send(("built", describe(envs)))
+        if task.place is None:
+            conn.send(("built", describe(envs)))
+        else:
+            check_alike([task.place.description, *describe(envs)])
     except Exception as error:
-        conn.send(("failed", report(error, building[0])))
+        conn.send(("failed", _shortened(report(error, building[0]))))
         return None
-    hosting: Hosting = conn.recv()
-    arena = Arena(reduction.recv_handle(conn), hosting.nbytes)
+    if task.place is None:
+        hosting, fd = conn.recv(), reduction.recv_handle(conn)
+    else:
+        hosting, fd = task.place.hosting, task.place.arena.fd
+    arena = Arena(fd, hosting.nbytes)
     arena.close_fd()  # the mapping is enough
     try:
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
         first_row = task.index * len(envs) * hosting.rows_per_env
-        host.bind(fields, hosting.seeds_at, hosting.whats_at, first_row, hosting.rows_per_env)
+        host.bind(fields, hosting.seeds_at, hosting.whats_at, first_row, hosting.rows_per_env, task.place is None)
         boxes = mailbox.Mailboxes(arena, hosting.num_workers)
         loop = WorkerLoop(host, boxes, task.index, task.policy, conn)
-        conn.send(("ready", None))
+        if task.place is None:
+            conn.send(("ready", None))
     except Exception as error:
-        conn.send(("failed", report(error, host.env_at_work)))
+        conn.send(("failed", _shortened(report(error, host.env_at_work))))
         return None
     return loop
 
 
-def _serve(loop: WorkerLoop, conn):
+def _serve(loop: WorkerLoop, conn, replaceable: bool):
     """Obeys until told to close, then closes the envs."""
     try:
-        while _obey(loop, conn):
+        while _obey(loop, conn, replaceable):
             pass
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the trainer has closed the pipe: it wants no more answers
@@ -257,13 +286,20 @@ def _serve(loop: WorkerLoop, conn):
         traceback.print_exc()
 
 
-def _obey(loop: WorkerLoop, conn) -> bool:
+def _obey(loop: WorkerLoop, conn, replaceable: bool) -> bool:
     """Serves until Python is needed, and does what it is needed for; False at the end."""
     host = loop.host
     try:
         what = loop.run()
     except Exception as error:
         answer = ("failed", report(error, host.env_at_work))
+        if replaceable:
+            # Not announced: the trainer finds us dead, as if we had crashed, and reads it then.  Whatever our envs do when
+            # they are closed, or leave running, the kernel sees to it that we end.
+            conn.send(("failed", _shortened(answer[1])))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(GRACE))
+            return False
     else:
         if what == "close":
             return False
@@ -286,6 +322,13 @@ def _send(conn, answer, host):
     except Exception as error:  # an info or an attribute that cannot be pickled
         message = reduction.ForkingPickler.dumps(("failed", report(error, host.env_at_work)))
     conn.send_bytes(message)
+
+
+def _shortened(report: dict) -> dict:
+    """A report that goes into the pipe while nobody reads it."""
+    exception = report["exception"]
+    return {**report, "what": report["what"][:_SHORT // 8], "traceback": report["traceback"][-_SHORT // 4:],
+            "exception": exception if len(exception) < _SHORT else b""}
 
 
 def report(error: BaseException, env: int | None) -> dict:

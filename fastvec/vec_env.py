@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from dataclasses import dataclass
 
 import numpy as np
 
-from fastvec_c.errors import RecvTimeout, StateError
+from fastvec_c.errors import RecvTimeout, StateError, WorkerError
 from fastvec_c.pool import Pool
 from fastvec_c.worker import KEEP, RESEED, RESET
 
@@ -34,12 +35,14 @@ class WorkerStats:
         busy: seconds in them.
         waiting: seconds waiting for orders.
         parks: waits that were long enough to sleep.
+        restarts: processes that took the place of a dead one; the other numbers go on counting.
     """
 
     steps: int
     busy: float
     waiting: float
     parks: int
+    restarts: int
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class VecEnv(Pool):
     """
 
     def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, in_order,
-                 action_spec, policy, *, workers, hosting, description, seed, timeout):
+                 action_spec, policy, *, workers, hosting, description, seed, timeout, recovery):
         self._workers = workers
+        self._recovery = recovery  # None: a worker that dies ends the run
         self._description = description
         self._seed = seed
         self._timeout = timeout
@@ -115,7 +119,7 @@ class VecEnv(Pool):
             self.conns.append(worker.conn)
             self.watch(worker.index, worker.life_fd)
         # Also runs when the VecEnv is garbage or the interpreter exits; holds no reference to self.
-        self._stop = weakref.finalize(self, _stop_if_ours, os.getpid(), workers, boxes, host)
+        self._stop = weakref.finalize(self, _stop_if_ours, os.getpid(), workers, boxes, host, recovery)
         _open.add(self)
 
     # ---- resetting ---------------------------------------------------------------------------------------------------
@@ -200,7 +204,7 @@ class VecEnv(Pool):
         """Attribute `name` of every env, called with the arguments if it can be called.
 
         Returns:
-            a list of num_envs results.
+            a list of num_envs results; None for the envs of a worker that was dropped (`on_failure="drop"`).
 
         Raises:
             WorkerError: an env raised (it has no such attribute, say); the VecEnv is closed then.
@@ -216,7 +220,7 @@ class VecEnv(Pool):
             envs: indices of envs; by default all.
 
         Returns:
-            a list of results, in the order of `envs`.
+            a list of results, in the order of `envs`; None for envs of a worker that was dropped.
 
         Raises:
             TypeError: `function` is none, or it or the arguments cannot be pickled.
@@ -238,7 +242,13 @@ class VecEnv(Pool):
         except RecvTimeout:
             self.close()  # its answer would be mistaken for another one
             raise
-        return [result for answer in answers for result in answer]
+        which = request[3] if len(request) > 3 else range(self.num_envs)
+        results = []
+        for worker, answer in enumerate(answers):
+            first = worker * self.envs_per_worker
+            hosted = range(first, first + self.envs_per_worker)
+            results += [None] * sum(env in which for env in hosted) if answer is None else answer
+        return results
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -277,7 +287,8 @@ class VecEnv(Pool):
         """Where the time went so far: waiting for envs, handing over, or in the trainer."""
         policy, loop, env, batches, rows = self._times()
         counters = [self.boxes.counters(w) for w in range(self.num_workers)] if self.boxes is not None else []
-        return Stats(batches, rows, env, loop - env, policy, tuple(WorkerStats(*c) for c in counters))
+        restarts = self._recovery.restarts if self._recovery else [0] * self.num_workers
+        return Stats(batches, rows, env, loop - env, policy, tuple(WorkerStats(*c, n) for c, n in zip(counters, restarts)))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -306,11 +317,68 @@ class VecEnv(Pool):
     # ---- what the pool asks for --------------------------------------------------------------------------------------
 
     def _on_death(self, worker):
-        """A worker died: raises how, after ending the others."""
+        """A worker died: raises how, after ending the others; or returns, when the run can go on without it."""
         phase = self._order_of(worker)
-        error = self._workers[worker].death(phase, self._env_at_work(worker) if phase else None)
-        self.close()
-        raise error
+        env = self._env_at_work(worker)
+        if env < worker * self.envs_per_worker:  # it has not taken up the order that its predecessor left
+            phase, env = "start", None
+        dead = self._workers[worker]
+        report = dead.last_report() if dead.ended(0) else None
+        error = process.failure(worker, report, phase) if report else dead.death(phase, env if phase else None)
+        self._go_on_without(worker, phase, error)
+
+    def _on_silence(self, worker, phase):
+        """A worker died after it had announced what it then did not send.  Its rows are whole; its infos are lost."""
+        if self._recovery is None or phase == "call":
+            self._go_on_without(worker, "call", self._workers[worker].death(phase, self._env_at_work(worker)))
+
+    def _on_late(self, call, timeout, own):
+        """Workers took longer than `timeout` seconds: raises, unless this is the VecEnv's `own` limit and the run can go on
+        without them."""
+        late = self._pending
+        told = f"{call}(): no answer within {timeout:g} s from worker {', '.join(map(str, late))}"
+        if self._recovery is None or not own or call == "call":
+            raise RecvTimeout(f"{told}; the envs may be slow or stuck: wait again, or close()")
+        for worker in late:
+            dead = self._workers[worker]
+            if time.monotonic() - dead.started < timeout:  # has just taken another's place
+                continue
+            dead.kill()
+            dead.ended(process.GRACE)
+            self._collect()
+            if worker not in self._pending:  # it was done a moment before it was killed; its death is noticed at the next order
+                continue
+            phase, env = self._order_of(worker), self._env_at_work(worker)
+            error = WorkerError(f"{told}; worker {worker} was killed in {phase}(), at env {env}.", worker=worker, env=env, phase=phase)
+            self._go_on_without(worker, phase, error)
+
+    def _go_on_without(self, worker, phase, error):
+        """Has another process take a dead worker's place, or drops it; raises `error` where that is not possible."""
+        try:
+            if self._recovery is None or phase == "call":  # an answer is missing, which nobody else can give
+                raise error
+            if self._recovery.limits.on_failure == "drop":
+                self._recovery.drop(self._workers, worker, error, self._dropped)
+                self._drop(worker)
+                return
+            self._recovery.restart(worker, error)
+            first = worker * self.envs_per_worker
+            envs = slice(first, first + self.envs_per_worker)
+            self._reset_seeds[envs] = self._recovery.seeds(worker, self.envs_per_worker)
+            self._reset_what[envs] = RESEED
+            self._order_anew(worker)  # before there is anybody who could take the old order for its own
+            new = self._recovery.start(self._workers, worker)
+            self.conns[worker] = new.conn
+            self.watch(worker, new.life_fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def _on_return(self, worker):
+        """{env: info} for the rows of a worker that died, when they come back."""
+        first = worker * self.envs_per_worker
+        info = self._recovery.info(worker)
+        return {env: dict(info) for env in range(first, first + self.envs_per_worker)}
 
     def _on_failure(self, worker, report, phase):
         """An env in a worker raised."""
@@ -325,9 +393,11 @@ class VecEnv(Pool):
         raise error from exception
 
 
-def _stop_if_ours(pid, workers, boxes, host, grace=5.0):
+def _stop_if_ours(pid, workers, boxes, host, recovery, grace=5.0):
     if os.getpid() != pid:
         return
+    if recovery is not None:
+        recovery.close()
     if host is not None:
         host.close()
     process.stop(workers, boxes, grace)

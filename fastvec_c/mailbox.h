@@ -12,6 +12,10 @@
  * before it took the bit of the first, so a bit never stands for two orders.  FV_CLOSE is the exception: it may be
  * written at any time, carries no payload, and is the last order; a worker that is busy sees it when it looks next.
  *
+ * A worker that died is replaced only once its pidfd says that the old process has ended, and after the trainer has taken
+ * all bits: from then on nobody but the trainer writes to the mailbox, the bits and the rows.  If the order is still open,
+ * it is overwritten by a RESET, which the new process finds when it comes: it has seen no cmd yet, and no cmd is 0.
+ *
  * Why a set and not a queue: a worker killed between reserving a queue's place and filling it would leave a hole that
  * looks like a slow worker.  Setting a bit is one instruction: it has happened or it has not.
  */
@@ -88,6 +92,13 @@ static inline uint64_t fv_take(fv_ready *r, int k, uint64_t *messages)
     *messages = atomic_load_explicit(&r->words[k].messages, memory_order_relaxed) & done;
     if (*messages) atomic_fetch_and_explicit(&r->words[k].messages, ~*messages, memory_order_relaxed);
     return done;
+}
+
+/* Forgets the message that worker i, now dead, announced without being done: the next one's bit would claim it. */
+static inline void fv_forget_message(fv_ready *r, int i)
+{
+    /* relaxed: its writer has ended, and the next one has not started */
+    atomic_fetch_and_explicit(&r->words[i / 64].messages, ~((uint64_t)1 << (i % 64)), memory_order_relaxed);
 }
 
 static inline int fv_any_ready(fv_ready *r, int num_words)

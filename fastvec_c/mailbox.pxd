@@ -32,6 +32,7 @@ cdef extern from "mailbox.h" nogil:
 
     void fv_post(fv_mailbox *m, uint32_t order)
     uint64_t fv_take(fv_ready *r, int k, uint64_t *messages)
+    void fv_forget_message(fv_ready *r, int i)
     int fv_park_trainer(fv_ready *r, int num_words, int64_t timeout_ns)
 
     int fv_look_for_order(fv_mailbox *m, uint32_t last, const fv_waiter *w, int64_t *now)

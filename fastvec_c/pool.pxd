@@ -20,6 +20,8 @@ cdef struct WorkerState:
     int last_order     # that it was given last
     int action_slot    # whose actions it takes
     bint message       # something waits on its pipe
+    bint interrupted   # its worker died, and the user has not been told yet
+    bint dropped       # it has no worker any more: its rows are masked
 
 
 cdef class Pool:
@@ -43,6 +45,7 @@ cdef class Pool:
     cdef int queue_head, queue_len
     cdef int *missing                  # [blocks] units of each block that are not ready
     cdef int num_flying
+    cdef int num_interrupted, num_dropped
     cdef int *held                     # [num_units] the units of the batch in the user's hands
     cdef int num_held
     cdef list batches                  # [block][slot] of Batch, made when first needed
@@ -73,6 +76,9 @@ cdef class Pool:
     cdef dict step_rows(self, actions)
     cdef order_step(self, actions)
     cdef void order(self, int u, int what) noexcept nogil
+    cdef void finish_dropped(self) noexcept nogil
+    cdef void blank(self, int u) noexcept nogil
+    cdef void truncate(self, int u) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil
     cdef void enqueue(self, int entry) noexcept nogil

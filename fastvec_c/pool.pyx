@@ -8,7 +8,7 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastvec_c.actions import as_rows, out_of_bounds
 from fastvec_c.batch import Batch
@@ -16,7 +16,7 @@ from fastvec_c.errors import ClosedError, RecvTimeout, StateError
 
 from fastvec_c.fields cimport ACTIONS, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
 from fastvec_c.mailbox cimport (
-    FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_park_trainer, fv_post, fv_take,
+    FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_forget_message, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
     FV_WOKEN, WaitPolicy, fv_eager_looks, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
@@ -249,6 +249,7 @@ cdef class Pool:
                 self.order(u, FV_RESET)
                 if messages is not None:
                     self._tell(u, messages[u])
+            self.finish_dropped()
             self.phase = FLYING
         finally:
             self._busy = False
@@ -264,7 +265,8 @@ cdef class Pool:
             self._busy = False
 
     def _order_call(self, request, timeout):
-        """[answer of each worker] to a request on the slow path.  Batches on their way stay receivable."""
+        """[answer of each worker, None where it was dropped] to a request on the slow path.  Batches on their way stay
+        receivable."""
         cdef int u, i
         self.enter("call")
         try:
@@ -274,6 +276,8 @@ cdef class Pool:
             message = _pickled("call", request)
             queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
             for u in range(self.num_units):
+                if self.unit[u].dropped:
+                    continue
                 if self.unit[u].message:  # infos lie on the pipe before the answer
                     self.early[u] = self._hear(u)
                 self.order(u, FV_CALL)
@@ -283,7 +287,7 @@ cdef class Pool:
             self.queue_len = len(queued)
             for i, u in enumerate(queued):
                 self.queue[i] = u
-            return [self._hear(u) for u in range(self.num_units)]
+            return [None if self.unit[u].dropped else self._hear(u) for u in range(self.num_units)]
         finally:
             self._busy = False
 
@@ -306,7 +310,8 @@ cdef class Pool:
         try:
             kind, content = self.conns[worker].recv()
         except (EOFError, OSError):
-            self._on_death(worker)
+            self._on_silence(worker, _PHASES[self.unit[worker].last_order])
+            return {}
         if kind == "failed":
             self._on_failure(worker, content, _PHASES[self.unit[worker].last_order])
         return content
@@ -318,6 +323,38 @@ cdef class Pool:
     def _env_at_work(self, int worker):
         """Global index of the env that the worker dealt with last."""
         return worker * self.envs_per_unit + self.boxes.box[worker].current
+
+    def _order_anew(self, int worker):
+        """Puts another in the place of the order that a dead worker left open: to reset all its envs, without options.
+        To be called when the old process has ended, and before the one that takes its place starts."""
+        self.life[worker].fd = -1
+        self._interrupt(worker)
+        fv_forget_message(self.boxes.ready, worker)
+        self.boxes.box[worker].current = -1
+        self.boxes.box[worker].has_options = False
+        fv_post(&self.boxes.box[worker], FV_RESET)
+
+    def _drop(self, int worker):
+        """A dead worker has no successor: its rows come back once, truncated, and are masked from then on."""
+        self.life[worker].fd = -1
+        self._interrupt(worker)
+        self.unit[worker].dropped = True
+        self.num_dropped += 1
+        fv_forget_message(self.boxes.ready, worker)
+        self.ready(worker, False)
+
+    def _collect(self):
+        """Takes what workers have announced."""
+        self.collect()
+
+    def _interrupt(self, int worker):
+        self.num_interrupted += not self.unit[worker].interrupted
+        self.unit[worker].interrupted = True
+
+    @property
+    def _dropped(self):
+        """Workers that have no successor."""
+        return [u for u in range(self.num_units) if self.unit[u].dropped]
 
     @property
     def _slot(self):
@@ -370,6 +407,7 @@ cdef class Pool:
         self.stepping = True
         for i in range(self.num_held):
             self.order(self.held[i], FV_STEP)
+        self.finish_dropped()
         self.num_held = 0
         self.phase = FLYING
 
@@ -387,7 +425,41 @@ cdef class Pool:
         if self.boxes is not None:
             self.boxes.box[u].slot = w.slot
             self.boxes.box[u].action_slot = w.action_slot
-            fv_post(&self.boxes.box[u], what)
+            if not w.dropped:
+                fv_post(&self.boxes.box[u], what)
+
+    cdef void finish_dropped(self) noexcept nogil:
+        """Units without a worker are done with their order at once.  Called when all of a batch have theirs: a block is
+        complete when none of its units has an order."""
+        cdef int u
+        if self.num_dropped == 0:
+            return
+        for u in range(self.num_units):
+            if self.unit[u].dropped and self.unit[u].order:
+                self.blank(u)
+                self.ready(u, False)
+
+    cdef void blank(self, int u) noexcept nogil:
+        """Zeroes a unit's rows in the slot that is its turn, masks too; not the actions, which are the user's."""
+        cdef int k, n = self.rows_per_unit
+        cdef Field *f
+        for k in range(self.fields.num_fields):
+            if k != ACTIONS:
+                f = &self.fields.field[k]
+                memset(row(f, self.unit[u].slot, u * n), 0, n * f.row_nbytes)
+
+    cdef void truncate(self, int u) noexcept nogil:
+        """A step that its worker did not live to finish ends the episodes of its agents."""
+        cdef Field *f = self.fields.field
+        cdef WorkerState *w = &self.unit[u]
+        cdef int first = u * self.rows_per_unit, n = self.rows_per_unit
+        if w.dropped:
+            # With one slot these are the masks as the worker left them: those of the step before, or of this one.
+            memcpy(row(&f[MASKS], w.slot, first), row(&f[MASKS], w.action_slot, first), n)
+            memset(row(&f[OBSERVATIONS], w.slot, first), 0, n * f[OBSERVATIONS].row_nbytes)
+        memset(row(&f[REWARDS], w.slot, first), 0, n * f[REWARDS].row_nbytes)
+        memset(row(&f[TERMINATIONS], w.slot, first), 0, n)
+        memcpy(row(&f[TRUNCATIONS], w.slot, first), row(&f[MASKS], w.slot, first), n)
 
     cdef void ready(self, int u, bint message) noexcept nogil:
         """A unit has finished: queues it, or its block when that was the last one missing."""
@@ -471,13 +543,16 @@ cdef class Pool:
     cdef await_units(self, int units, timeout, str call):
         cdef int64_t deadline = NEVER
         cdef int i, rc
+        cdef bint own
         if self.host is not None:
             if self.num_flying:
                 self.run_host()
             return
-        timeout = self._timeout if timeout is None else timeout
+        own = timeout is None  # the VecEnv's own limit, not one of this call alone
+        timeout = self._timeout if own else timeout
         if timeout is not None:
-            deadline = fv_now() + <int64_t>(min(timeout, 1e9) * 1e9)
+            timeout = min(timeout, 1e9)
+            deadline = fv_now() + <int64_t>(timeout * 1e9)
         # Busy batches would never let wait() come to its naps.
         rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
         if rc == CAME:
@@ -488,17 +563,17 @@ cdef class Pool:
                     return
                 fv_pause()
             rc = SIGNAL
-        while rc == SIGNAL:
+        while rc != CAME:
+            if rc >= 0:
+                self._on_death(rc)  # raises, or has another take its place
+            elif rc == LATE:
+                self._on_late(call, timeout, own)  # likewise
+                deadline = fv_now() + <int64_t>(timeout * 1e9)
             PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
             if self.phase == CLOSED:
                 raise ClosedError(f"{call}() was waiting when the VecEnv was closed")
             with nogil:
                 rc = self.wait(units, deadline)
-        if rc == LATE:
-            raise RecvTimeout(f"{call}(): no answer within {timeout:g} s from worker {_listed(self._pending)}; "
-                              "the envs may be slow or stuck: wait again, or close()")
-        if rc >= 0:
-            self._on_death(rc)
 
     cdef run_host(self):
         """Has the envs of this process do what was ordered."""
@@ -599,6 +674,13 @@ cdef class Pool:
                 infos.update(self._hear(u))
             elif u in self.early:
                 infos.update(self.early.pop(u))
+            if self.num_interrupted and self.unit[u].interrupted:
+                self.unit[u].interrupted = False
+                self.num_interrupted -= 1
+                if self.unit[u].last_order == FV_STEP:
+                    self.truncate(u)
+                for env, info in self._on_return(u).items():
+                    infos[env] = {**infos.get(env, {}), **info}
         return infos
 
     cdef scatter(self, actions):

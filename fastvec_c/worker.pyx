@@ -52,15 +52,19 @@ cdef class Host:
         free(self.agents)
         free(self.has_info)
 
-    def bind(self, Fields fields, size_t seeds_at, size_t whats_at, int first_row, int rows_per_env):
-        """Gives every env its rows: `rows_per_env` each, from `first_row` on.  Touches them, so that they lie near."""
+    def bind(self, Fields fields, size_t seeds_at, size_t whats_at, int first_row, int rows_per_env, bint fresh=True):
+        """Gives every env its rows: `rows_per_env` each, from `first_row` on.
+
+        Args:
+            fresh: nobody has used the rows: they are touched, so that they lie near.  Else some are the trainer's.
+        """
         cdef int i, first
         self.fields = fields
         self.first_row = first_row
         self.rows_per_env = rows_per_env
         self.seed = <int64_t *>fields.arena.at(seeds_at, 0) + self.first_env
         self.what = <uint8_t *>fields.arena.at(whats_at, 0) + self.first_env
-        for view in fields.views.values():
+        for view in fields.views.values() if fresh else ():
             view[:, first_row:first_row + self.num_envs * rows_per_env] = np.zeros((), view.dtype)
         if not self.compiled:
             for i, env in enumerate(self.envs):
