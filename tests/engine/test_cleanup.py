@@ -27,9 +27,13 @@ print(*[w.process.pid for w in vec._workers], flush=True)
 """
 
 
+# A background job of a shell without job control ignores it, and so would whatever the tests start.
+HEED_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def start(code, method="fork", wait="auto"):
     """Runs START and `code`; (the process, psutil handles of its workers)."""
-    source = START.format(here=HERE, method=method, wait=wait) + code
+    source = HEED_CTRL_C + START.format(here=HERE, method=method, wait=wait) + code
     process = subprocess.Popen(
         [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},

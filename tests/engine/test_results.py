@@ -133,12 +133,12 @@ def test_a_gathered_batch_may_leave_a_rest():
     with fastvec.make(envs.Scripted, 3, batch_size=2, seed=0) as vec:
         vec.async_reset()
         seen = np.zeros(3, int)
-        for _ in range(60):
+        while (seen <= 10).any():  # how soon is the scheduler's business
+            assert seen.max() < 100_000
             batch = vec.recv()
             assert len(set(batch.rows)) == 2 and (batch.observations[:, 0] == batch.rows).all()
             seen[batch.rows] += 1
             vec.send([0, 0])
-        assert (seen > 10).all()
 
 
 def test_seed_is_that_of_each_env():
