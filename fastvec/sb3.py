@@ -14,6 +14,7 @@ except ImportError as error:
 from fastvec_c.errors import WorkerError
 
 from fastvec import sb3_calls
+from fastvec.agents import agent_names
 from fastvec.factory import make
 from fastvec.gym import _as_space, _structured
 
@@ -57,7 +58,7 @@ class VecEnv(base_vec_env.VecEnv):
                 vec.leave_bounds_to_envs()  # as Stable-Baselines3 does
             observation_space, action_space = _as_space(vec.single_observation_space), _as_space(vec.single_action_space)
             self._views = _structured(observation_space, vec.fields["observations"][0])
-            self._agents = vec.apply(sb3_calls.agents)
+            self._agents = vec.apply(agent_names)
             super().__init__(vec.num_rows, observation_space, action_space)
         except BaseException:
             self.close()

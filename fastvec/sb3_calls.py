@@ -33,8 +33,3 @@ def is_wrapped(env, wrapper_class) -> bool:
         if env is None:
             return False
     return True
-
-
-def agents(env):
-    """The names that a PettingZoo env keys its infos by, in the order of its rows; None of other envs."""
-    return list(env.possible_agents) if hasattr(env, "possible_agents") else None

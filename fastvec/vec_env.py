@@ -13,6 +13,7 @@ from fastvec_c.pool import Pool
 from fastvec_c.worker import KEEP, RESEED, RESET
 
 from fastvec import process
+from fastvec.torch_views import TorchViews, tensors
 
 _open = weakref.WeakSet()
 
@@ -89,6 +90,7 @@ class VecEnv(Pool):
         observation_spec, action_spec: fastvec.Spec of one row.
         policy: the WaitPolicy in use.
         fields: {name: array [slots, num_rows, ...]}, views on the whole arena.
+        torch: the same arrays as torch tensors (see TorchViews).
     """
 
     def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, in_order,
@@ -107,6 +109,7 @@ class VecEnv(Pool):
         self.batch_size = units_per_batch * envs_per_unit
         self.slots = hosting.slots
         self.fields = fields.views
+        self._tensors = None  # the same, of torch, when asked for
         self.autoreset = description.autoreset
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
@@ -170,8 +173,8 @@ class VecEnv(Pool):
 
     def _seeds(self, seed):
         """A seed or None for every env."""
-        if seed is None:
-            seed, self._seed = self._seed, None
+        first, self._seed = self._seed, None
+        seed = first if seed is None else seed
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
@@ -282,6 +285,18 @@ class VecEnv(Pool):
     def masks(self):
         """bool [num_rows], a view; see `observations`."""
         return self.fields["masks"][self._slot]
+
+    @property
+    def torch(self) -> TorchViews:
+        """The same arrays as torch tensors on the same memory: `vec.torch.observations` and so on.
+
+        Raises:
+            ImportError: torch is not installed.
+            TypeError: torch lacks a field's dtype.
+        """
+        if self._tensors is None:
+            self._tensors = {name: tensors(array) for name, array in self.fields.items()}
+        return TorchViews(self, self._tensors)
 
     def stats(self) -> Stats:
         """Where the time went so far: waiting for envs, handing over, or in the trainer."""

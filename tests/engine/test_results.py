@@ -148,6 +148,12 @@ def test_seed_is_that_of_each_env():
         assert vec.reset()[0][:, 1].tolist() == [1, 2, 1, 2]  # without a seed the random streams go on
 
 
+def test_makes_seed_is_for_the_first_reset_only():
+    with fastvec.make(envs.Scripted, 2, seed=100) as vec:
+        assert vec.reset(seed=7)[0][:, 0].tolist() == [7, 8]
+        assert vec.reset()[0][:, :2].tolist() == [[7, 1], [8, 1]]
+
+
 def test_no_seed_draws_one():
     with fastvec.make(envs.Scripted, 0, num_envs=2) as a, fastvec.make(envs.Scripted, 0, num_envs=2) as b:
         assert not np.array_equal(a.reset()[0], b.reset()[0])
