@@ -102,6 +102,7 @@ def test_rollouts_are_those_of_gymnasium_in_the_form_of_torchrl(num_workers):
     assert set(a.keys(True, True)) == set(b.keys(True, True))
     assert all(a[key].dtype == b[key].dtype and a[key].shape == b[key].shape for key in a.keys(True, True))
     ours.close(), theirs.close()
+    del ours  # GymWrapper keeps the frame that made it
 
 
 def test_a_reset_after_an_end_costs_nothing():
