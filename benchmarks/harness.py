@@ -23,7 +23,8 @@ from rich.table import Table
 import fastvec
 from fastvec.machine import usable_cpus
 
-PEERS = ("fastvec", "gymnasium", "numpy", "pufferlib", "pufferlib-core", "stable-baselines3", "envpool", "torch")
+PEERS = ("fastvec", "gymnasium", "numpy", "pufferlib", "pufferlib-core", "stable-baselines3", "envpool", "tianshou", "torchrl",
+         "torch")
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("FASTVEC_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))  # may not be there
 WAYMO_SCENES = DATA / "gpudrive" / "scenes"  # which may not be copied into this project
