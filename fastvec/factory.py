@@ -268,7 +268,7 @@ def _host_here(creators, autoreset):
     try:
         envs = build_envs(creators, 0, len(creators), autoreset, building)
     except Exception as error:
-        raise process.failure(None, process.report(error, building[0]), "start") from error
+        raise process.failure(None, process.report(error, building[0]), "start", range(len(creators))) from error
     return Host(envs, 0), describe(envs)
 
 
@@ -280,6 +280,7 @@ def _tasks(creators, num_workers, autoreset, policy, affinity, context, replacea
             index=i,
             creators=_portable(creators[i * per_worker:(i + 1) * per_worker], context),
             first_env=i * per_worker,
+            hosted=per_worker,
             num_envs=len(creators),
             autoreset=autoreset,
             policy=policy,
@@ -360,7 +361,7 @@ def _with_scenes(error, attempts, creators, task):
     first, *log = str(error).split("\n", 1)
     times = f" It did so {attempts} times." if attempts > 1 else ""
     message = "\n".join([first + times + "".join(f" It was {what}." for what in told), *log])
-    return WorkerError(message, worker=error.worker, env=error.env, phase=error.phase, exitcode=error.exitcode)
+    return WorkerError(message, worker=error.worker, env=error.env, envs=error.envs, phase=error.phase, exitcode=error.exitcode)
 
 
 def _admit(workers, hosting, arena, deadline, timeout):
@@ -381,5 +382,10 @@ def _hear(worker, deadline, timeout, doing):
     except TimeoutError:
         raise RecvTimeout(
             f"make(): worker {worker.index} still {doing} after {timeout:g} s; give a larger timeout, "
-            "or look at what the creator waits for"
+            f"or look at what the creator waits for.{_stack_of(worker)}"
         ) from None
+
+
+def _stack_of(worker):
+    stack = worker.stack()
+    return f"\nIts stack:\n{stack}" if stack else ""

@@ -3,10 +3,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
+import logging
 import os
 import pickle
 import signal
+import struct
 import sys
+import termios
 import time
 import traceback
 import warnings
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from typing import Any
 
-from fastvec_c import mailbox, watchdog
+from fastvec_c import mailbox, stderr_tail, watchdog
 from fastvec_c.arena import Arena, memory_file
 from fastvec_c.errors import WorkerError
 from fastvec_c.fields import Fields
@@ -23,7 +27,11 @@ from fastvec_c.worker import Host, WorkerLoop
 
 from fastvec.hosting import Description, Hosting, build_envs, check_alike, describe
 
-_CRASH_LOG_BYTES = 1 << 16
+_log = logging.getLogger("fastvec")
+_CRASH_LOG_BYTES = 1 << 16  # of which the first stderr_tail.SIZE are stderr's tail, the rest faulthandler's
+_LAST_LINES = 20  # of stderr, in an error
+# Asks a worker for its stack.  A signal that nobody has a use for: of the real-time ones, but not the first, which libraries take.
+_ASK_STACK = getattr(signal, "SIGRTMAX", 64) - 7
 GRACE = 5.0  # seconds for a worker to close its envs before it is killed
 _SHORT = 40_000  # bytes that a pipe takes in without a reader
 
@@ -35,6 +43,7 @@ class Task:
     index: int
     creators: Any  # its creators: a list, or pickled bytes where they must cross a spawn
     first_env: int
+    hosted: int  # envs of this worker
     num_envs: int  # of all workers together
     autoreset: str
     policy: WaitPolicy
@@ -78,12 +87,17 @@ class Worker:
 
     def __init__(self, context, task: Task, siblings: list["Worker"]):
         self.index = task.index
+        self.envs = range(task.first_env, task.first_env + task.hosted)
         self.started = time.monotonic()
         self.conn, theirs = context.Pipe(duplex=True)
         self.crash_log = memory_file(b"fastvec-crash", _CRASH_LOG_BYTES)
+        os.lseek(self.crash_log, stderr_tail.SIZE, os.SEEK_SET)  # where faulthandler is to write: the offset is shared
+        self.stderr, to_stderr = os.pipe()
         self.pidfd = -1
+        self.mourned = False  # its death has been told
+        self._rest = b""  # of stderr, what it had not copied when it ended
         ours = [self.conn, *(w.conn for w in siblings)]
-        args = (task, theirs, SharedFd(self.crash_log), ours if context.get_start_method() == "fork" else [])
+        args = (task, theirs, SharedFd(self.crash_log), SharedFd(self.stderr), SharedFd(to_stderr), ours if context.get_start_method() == "fork" else [])
         # Not a daemon: envs may start processes of their own.
         self.process = context.Process(target=_worker_main, args=args, name=f"fastvec-worker-{task.index}")
         try:
@@ -97,6 +111,7 @@ class Worker:
             raise
         finally:
             theirs.close()  # its only holder is the worker: the pipe ends when the worker does
+            os.close(to_stderr)
 
     @property
     def life_fd(self) -> int:
@@ -118,20 +133,65 @@ class Worker:
         except (EOFError, OSError):
             raise self.death("start") from None
         if kind == "failed":
-            raise failure(self.index, content, "start")
+            raise failure(self.index, content, "start", self.envs)
         return content
 
     def death(self, phase: str, env: int | None = None) -> WorkerError:
         """The error that says how this worker died."""
+        self.mourned = True
         self.ended(GRACE)  # its pipe may break a moment before it has
         code = self._exitcode()
-        log = os.pread(self.crash_log, _CRASH_LOG_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace").strip()
+        log = self._faults(stderr_tail.SIZE)
         doing = {"start": "building its envs"}.get(phase, f"in {phase}()" if phase else "waiting for orders")
         where = "" if env is None else f", at env {env}"
         message = f"worker {self.index} (process {self.process.pid}) {_how_it_ended(code)} while {doing}{where}."
         if log:
             message += f"\nIts last words:\n{log}"
-        return WorkerError(message, worker=self.index, env=env, phase=phase, exitcode=code)
+        return WorkerError(message + self.last_lines(), worker=self.index, env=env, envs=self.envs, phase=phase, exitcode=code)
+
+    def last_lines(self) -> str:
+        """What it wrote to stderr at last, for an error's text; nothing if it wrote nothing."""
+        if self.ended(0):
+            self._take_rest()
+        text = (stderr_tail.kept(self.crash_log) + self._rest).decode("utf-8", "replace").strip()
+        lines = text.splitlines()[-_LAST_LINES:]
+        return "\nThe end of its stderr:\n" + "\n".join(lines) if lines else ""
+
+    def _take_rest(self):
+        """Copies to stderr what a worker that has ended had not copied itself."""
+        if self.stderr < 0:
+            return
+        left, = struct.unpack("i", fcntl.ioctl(self.stderr, termios.FIONREAD, bytes(4)))
+        rest = os.read(self.stderr, left) if left else b""
+        self._rest += rest
+        os.close(self.stderr)
+        self.stderr = -1
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[os.write(2, rest):]
+
+    def stack(self, patience: float = 0.3) -> str:
+        """Where a living worker is, as faulthandler tells it, also while an env keeps the GIL; "" if it does not answer."""
+        if not (self.pidfd >= 0 and _catches(self.process.pid, _ASK_STACK)):
+            return ""
+        before = os.lseek(self.crash_log, 0, os.SEEK_CUR)
+        try:
+            signal.pidfd_send_signal(self.pidfd, _ASK_STACK)
+        except ProcessLookupError:
+            return ""
+        deadline, told = time.monotonic() + patience, None
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            told, previous = self._faults(before), told
+            if told and told == previous:
+                break
+        os.lseek(self.crash_log, before, os.SEEK_SET)  # the next one overwrites it
+        os.pwrite(self.crash_log, bytes(_CRASH_LOG_BYTES - before), before)
+        return told or ""
+
+    def _faults(self, start: int) -> str:
+        """What faulthandler has written from `start` on."""
+        return os.pread(self.crash_log, _CRASH_LOG_BYTES - start, start).rstrip(b"\0").decode("utf-8", "replace").strip()
 
     def last_report(self) -> dict | None:
         """What a worker that has ended reported of an exception that ended it, if anything did."""
@@ -152,6 +212,10 @@ class Worker:
         else:
             self.process.kill()
 
+    def exitcode_now(self) -> int | None:
+        """Of a worker that has ended, so far as it is known."""
+        return self.process.exitcode
+
     def _exitcode(self) -> int | None:
         """Of a worker that has ended.  A fork server takes a moment to pass it on; None if somebody else reaped it."""
         deadline = time.monotonic() + 0.5
@@ -166,6 +230,7 @@ class Worker:
             with contextlib.suppress(ValueError):  # somebody else has reaped it
                 self.process.close()
         self.conn.close()
+        self._take_rest()
         for fd in (self.crash_log, self.pidfd):
             if fd >= 0:
                 os.close(fd)
@@ -185,14 +250,24 @@ def _how_it_ended(code: int | None) -> str:
     return f"was killed by {name}{hint}"
 
 
-def failure(worker: int | None, report: dict, phase: str) -> WorkerError:
-    """The error for an exception that an env raised in a worker."""
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, which would end it otherwise."""
+    with contextlib.suppress(OSError, StopIteration):
+        with open(f"/proc/{pid}/status") as status:
+            caught = next(line for line in status if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def failure(worker: int | None, report: dict, phase: str, envs: range) -> WorkerError:
+    """The error for an exception that an env raised in a worker, which hosts `envs`."""
     env = report["env"]
     which = "an env" if env is None else f"env {env}"
     place = "" if worker is None else f" (worker {worker})"
     doing = "when it was built" if phase == "start" else f"in {phase}()"
     error = WorkerError(
-        f"{which}{place} raised {report['what']} {doing}:\n\n{report['traceback']}", worker=worker, env=env, phase=phase
+        f"{which}{place} raised {report['what']} {doing}:\n\n{report['traceback']}", worker=worker, env=env, envs=envs,
+        phase=phase,
     )
     try:
         error.__cause__ = pickle.loads(report["exception"])
@@ -212,6 +287,8 @@ def stop(workers: list[Worker], boxes, grace: float = GRACE):
         if not worker.ended(max(0.0, deadline - time.monotonic())):
             worker.kill()
             worker.ended(GRACE)
+        elif worker.exitcode_now() and not worker.mourned:
+            _log.warning("%s", worker.death("close"))
         worker.release()
     workers.clear()
 
@@ -219,11 +296,13 @@ def stop(workers: list[Worker], boxes, grace: float = GRACE):
 # ---- the worker's side -----------------------------------------------------------------------------------------------
 
 
-def _worker_main(task: Task, conn, crash_log: SharedFd, foreign: list):
+def _worker_main(task: Task, conn, crash_log: SharedFd, stderr: SharedFd, to_stderr: SharedFd, foreign: list):
     """What a worker process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then tells us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stderr_tail.keep(stderr.fd, to_stderr.fd, crash_log.fd)
     faulthandler.enable(crash_log.fd)
+    faulthandler.register(_ASK_STACK, crash_log.fd)
     for other in foreign:  # a forked worker holds copies of its siblings' pipes: they would never end
         other.close()
     try:
@@ -284,6 +363,7 @@ def _serve(loop: WorkerLoop, conn, replaceable: bool):
         loop.host.close()
     except Exception:
         traceback.print_exc()
+        sys.exit(1)
 
 
 def _obey(loop: WorkerLoop, conn, replaceable: bool) -> bool:

@@ -135,4 +135,4 @@ class Recovery:
 def _said_more(error, more):
     first, *log = str(error).split("\n", 1)
     message = "\n".join([f"{first} {more}", *log])
-    return WorkerError(message, worker=error.worker, env=error.env, phase=error.phase, exitcode=error.exitcode)
+    return WorkerError(message, worker=error.worker, env=error.env, envs=error.envs, phase=error.phase, exitcode=error.exitcode)

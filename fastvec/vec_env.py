@@ -16,6 +16,8 @@ from fastvec import process
 from fastvec.torch_views import TorchViews, tensors
 
 _open = weakref.WeakSet()
+_GRACE_OF_OTHERS = 0.2  # seconds to close their envs when a worker has failed: the caller wants to know of it soon
+_POLLING = 0.25  # seconds: who waits no longer than that is looking whether something has come, not wondering why nothing has
 
 
 def _disown_all():
@@ -339,7 +341,7 @@ class VecEnv(Pool):
             phase, env = "start", None
         dead = self._workers[worker]
         report = dead.last_report() if dead.ended(0) else None
-        error = process.failure(worker, report, phase) if report else dead.death(phase, env if phase else None)
+        error = process.failure(worker, report, phase, dead.envs) if report else dead.death(phase, env if phase else None)
         self._go_on_without(worker, phase, error)
 
     def _on_silence(self, worker, phase):
@@ -353,19 +355,30 @@ class VecEnv(Pool):
         late = self._pending
         told = f"{call}(): no answer within {timeout:g} s from worker {', '.join(map(str, late))}"
         if self._recovery is None or not own or call == "call":
-            raise RecvTimeout(f"{told}; the envs may be slow or stuck: wait again, or close()")
+            stacks = self._stacks(late) if timeout > _POLLING else ""
+            raise RecvTimeout(f"{told}; the envs may be slow or stuck: wait again, or close().{stacks}")
         for worker in late:
             dead = self._workers[worker]
             if time.monotonic() - dead.started < timeout:  # has just taken another's place
                 continue
+            stack = self._stacks([worker])
             dead.kill()
             dead.ended(process.GRACE)
             self._collect()
             if worker not in self._pending:  # it was done a moment before it was killed; its death is noticed at the next order
                 continue
             phase, env = self._order_of(worker), self._env_at_work(worker)
-            error = WorkerError(f"{told}; worker {worker} was killed in {phase}(), at env {env}.", worker=worker, env=env, phase=phase)
+            message = f"{told}; worker {worker} was killed in {phase}(), at env {env}.{stack}{dead.last_lines()}"
+            error = WorkerError(message, worker=worker, env=env, envs=dead.envs, phase=phase)
             self._go_on_without(worker, phase, error)
+
+    def _stacks(self, late):
+        """Where late workers are: of the first few."""
+        told = ""
+        for worker in late[:3]:
+            stack = self._workers[worker].stack()
+            told += f"\nWorker {worker} is in {self._order_of(worker)}(), at env {self._env_at_work(worker)}:\n{stack}" if stack else ""
+        return told
 
     def _go_on_without(self, worker, phase, error):
         """Has another process take a dead worker's place, or drops it; raises `error` where that is not possible."""
@@ -386,7 +399,7 @@ class VecEnv(Pool):
             self.conns[worker] = new.conn
             self.watch(worker, new.life_fd)
         except BaseException:
-            self.close()
+            self.close(_GRACE_OF_OTHERS)
             raise
 
     def _on_return(self, worker):
@@ -397,13 +410,13 @@ class VecEnv(Pool):
 
     def _on_failure(self, worker, report, phase):
         """An env in a worker raised."""
-        error = process.failure(worker, report, phase)
-        self.close()
+        error = process.failure(worker, report, phase, self._workers[worker].envs)
+        self.close(_GRACE_OF_OTHERS)
         raise error
 
     def _on_exception(self, exception, phase):
         """An env in this process raised."""
-        error = process.failure(None, process.report(exception, self.host.env_at_work), phase)
+        error = process.failure(None, process.report(exception, self.host.env_at_work), phase, range(self.num_envs))
         self.close()
         raise error from exception
 

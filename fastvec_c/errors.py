@@ -22,16 +22,17 @@ class WorkerError(FastvecError, RuntimeError):
 
     Attributes:
         worker: the worker's index; None when the envs live in the calling process (`num_workers=0`).
-        env: the global index of the env that raised; None when that is not known.
+        env: the global index of the env that raised, or was at work; None when that is not known.
+        envs: range of all envs that the worker hosts.
         phase: what the worker was doing: "start", "reset", "step", "call" or "close".
         exitcode: the exit code of a worker that died, negative for the signal that killed it; else None.
 
     An env's own exception is `__cause__`, where it could be sent to this process.
     """
 
-    def __init__(self, message, *, worker=None, env=None, phase=None, exitcode=None):
+    def __init__(self, message, *, worker=None, env=None, envs=range(0), phase=None, exitcode=None):
         super().__init__(message)
-        self.worker, self.env, self.phase, self.exitcode = worker, env, phase, exitcode
+        self.worker, self.env, self.envs, self.phase, self.exitcode = worker, env, envs, phase, exitcode
 
 
 for _error in (FastvecError, StateError, ClosedError, RecvTimeout, WorkerError):
