@@ -303,6 +303,7 @@ def _worker_main(task: Task, conn, crash_log: SharedFd, stderr: SharedFd, to_std
     stderr_tail.keep(stderr.fd, to_stderr.fd, crash_log.fd)
     faulthandler.enable(crash_log.fd)
     faulthandler.register(_ASK_STACK, crash_log.fd)
+    os.register_at_fork(after_in_child=conn.close)  # a process that an env forks must not keep the pipe open when we have died
     for other in foreign:  # a forked worker holds copies of its siblings' pipes: they would never end
         other.close()
     try:
@@ -384,8 +385,9 @@ def _obey(loop: WorkerLoop, conn, replaceable: bool) -> bool:
         if what == "close":
             return False
         answer = ("infos", host.infos) if what == "infos" else _call(host, conn.recv())
+    message = _pickled(answer, host)  # before it is announced: what hangs here runs into the trainer's time limits
     loop.announce(True)
-    _send(conn, answer, host)
+    conn.send_bytes(message)
     return True
 
 
@@ -396,12 +398,11 @@ def _call(host: Host, request: tuple) -> tuple:
         return "failed", report(error, host.env_at_work)
 
 
-def _send(conn, answer, host):
+def _pickled(answer, host):
     try:
-        message = reduction.ForkingPickler.dumps(answer)
+        return reduction.ForkingPickler.dumps(answer)
     except Exception as error:  # an info or an attribute that cannot be pickled
-        message = reduction.ForkingPickler.dumps(("failed", report(error, host.env_at_work)))
-    conn.send_bytes(message)
+        return reduction.ForkingPickler.dumps(("failed", report(error, host.env_at_work)))
 
 
 def _shortened(report: dict) -> dict:

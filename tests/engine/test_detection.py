@@ -224,3 +224,24 @@ def test_errors_in_this_process_name_all_envs():
     vec = fastvec.make(envs.Trapped(envs.throw), 0, num_envs=3)
     assert failed(vec).envs == range(3)
 
+
+
+class Forks(envs.Scripted):
+    """Its worker dies between announcing infos and sending them, while a process that an env forked lives on."""
+
+    def step(self, action):
+        class Lethal:
+            def __reduce__(self):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if os.fork() == 0:
+            time.sleep(15)  # longer than anybody should wait for it
+            os._exit(0)
+        return *super().step(action)[:4], {"lethal": Lethal()}
+
+
+def test_a_forked_grandchild_does_not_keep_the_pipe():
+    vec = fastvec.make(Forks, 1)
+    vec.reset()
+    with pytest.raises(fastvec.WorkerError, match="SIGKILL"):
+        vec.recv(vec.send([0]) or 10)

@@ -313,7 +313,7 @@ inline write_rows() {
 inline send_message() {
     if
     :: message ->
-        //@ process.py _send: conn.send_bytes(message)
+        //@ process.py _obey: conn.send_bytes(message)
         in_pipe[i] = 1;
         if
         :: true
