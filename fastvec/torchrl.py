@@ -49,7 +49,7 @@ class VecEnv(EnvBase):
         what `fastvec.make` raises; ValueError: a key of a Dict space is one that TorchRL keeps for itself.
 
     Envs that reset themselves within `step` (`fastvec.Env`, compiled ones) do not tell the last observation of an episode: the
-    step that ends one returns the first of the next.
+    step that ends one returns the first of the next, and says that it terminated, lest a value be taken from it.
     """
 
     def __init__(self, env_fns, num_workers="auto", *, num_envs=None, device="cpu", **options):
@@ -121,6 +121,8 @@ class VecEnv(EnvBase):
         out = self._observations()
         if done.any():
             self._put_last_observations(out, done)
+        if self.vec.autoreset is None:
+            terminated = done  # the last observation is not known: a value must not be taken from the next episode's first
         out["reward"] = self._flags(rows["rewards"][0])
         for key, flag in (("terminated", terminated), ("truncated", truncated), ("done", done)):
             out[key] = self._flags(flag)
