@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 
 import harness
+from noop import NoOp
 
 LIMIT = 60  # seconds for a peer to start, or to be measured once
 AGENTS = 8  # of a drive world
@@ -30,19 +31,6 @@ KINDS = (*SIZES, "CartPole-v1", "drive")
 CARTPOLE = Path(__file__).parents[1] / "examples" / "compiled_cartpole"
 
 warnings.filterwarnings("ignore")
-
-
-class NoOp(gymnasium.Env):
-    def __init__(self, size):
-        self.observation_space = gymnasium.spaces.Box(-1, 1, (size,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(2)
-        self.observation = np.zeros(size, np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return self.observation, {}
-
-    def step(self, action):
-        return self.observation, 0.0, False, False, {}
 
 
 class DriveWorld(gymnasium.Env):

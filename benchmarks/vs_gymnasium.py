@@ -17,23 +17,11 @@ import fastvec
 import fastvec.gym
 
 import harness
+from noop import NoOp
 
 ENOUGH = 30  # times as fast as AsyncVectorEnv
 OF_RAW = 0.8  # speed of fastvec.gym.VectorEnv beside that of the VecEnv underneath
 WORKERS = (0, 1, 2, "auto")
-
-
-class NoOp(gymnasium.Env):
-    def __init__(self, size):
-        self.observation_space = gymnasium.spaces.Box(-1, 1, (size,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(2)
-        self.observation = np.zeros(size, np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return self.observation, {}
-
-    def step(self, action):
-        return self.observation, 0.0, False, False, {}
 
 
 ENVS = {

@@ -15,22 +15,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import harness
+from noop import NoOp
 
 ENOUGH = 20  # times as fast as SubprocVecEnv
 WORKERS = (0, 1, 2, "auto")
-
-
-class NoOp(gymnasium.Env):
-    def __init__(self, size):
-        self.observation_space = gymnasium.spaces.Box(-1, 1, (size,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(2)
-        self.observation = np.zeros(size, np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return self.observation, {}
-
-    def step(self, action):
-        return self.observation, 0.0, False, False, {}
 
 
 def cartpole():
