@@ -28,6 +28,13 @@ def _is_helper(process):
     return "resource_tracker" in command or "forkserver" in command
 
 
+def pytest_collection_finish(session):
+    """The libraries that test modules import (torch and others, millions of objects) are not looked through again by every
+    collection of `nothing_left_behind`, which took most of the time of all tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def nothing_left_behind():
     """After every test: no process, no memory file, no descriptor more than before."""
