@@ -3,6 +3,7 @@
 # make debug  build with bounds checks, assertions and symbols, in place
 # make tsan   stress the handoff under ThreadSanitizer
 # make asan   test the drive world under AddressSanitizer, with bounds checks (six minutes; needs gcc)
+# make protocol  check the model of the handoff (needs spin)
 # make chaos  kill a thousand workers and verify ten million rows (about five minutes)
 # make bench  all benchmarks, quickly
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PUFFERLIB ?= pufferlib-core==3.0.23 pyro-ppl pyro-api opt-einsum tqdm rich-argpa
 PUFFERLIB_OLDER ?= pufferlib-core==3.0.5
 WHEELS = install --quiet --disable-pip-version-check --no-deps --only-binary :all:
 
-.PHONY: demo test debug tsan asan chaos bench clean
+.PHONY: demo test debug tsan asan protocol chaos bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
@@ -31,6 +32,9 @@ tsan:
 
 asan: $(VENV)/.test
 	tests/asan.sh $(BIN)/python
+
+protocol: $(VENV)/.test
+	$(BIN)/python -m pytest tests/protocol
 
 chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos/chaos.py

@@ -363,13 +363,16 @@ class VecEnv(Pool):
                 continue
             stack = self._stacks([worker])
             dead.kill()
-            dead.ended(process.GRACE)
+            gone = dead.ended(process.GRACE)
             self._collect()
             if worker not in self._pending:  # it was done a moment before it was killed; its death is noticed at the next order
                 continue
             phase, env = self._order_of(worker), self._env_at_work(worker)
             message = f"{told}; worker {worker} was killed in {phase}(), at env {env}.{stack}{dead.last_lines()}"
             error = WorkerError(message, worker=worker, env=env, envs=dead.envs, phase=phase)
+            if not gone:  # the kernel still has it in its hands, and its rows perhaps: nobody may take its place
+                self.close(_GRACE_OF_OTHERS)
+                raise error
             self._go_on_without(worker, phase, error)
 
     def _stacks(self, late):

@@ -256,6 +256,22 @@ def test_hung_workers_are_killed_after_the_timeout():
         assert len(told) == 1 and "no answer within 2 s from worker 1; worker 1 was killed in step(), at env 1" in told[0]
 
 
+def test_nobody_takes_the_place_of_one_that_cannot_be_killed(monkeypatch):
+    """As where the kernel keeps it in a read that cannot be interrupted."""
+    vec = fastvec.make(envs.Trapped(envs.sleep_long), 2, on_failure="restart", timeout=1)
+    vec.reset()
+    monkeypatch.setattr(type(vec._workers[1]), "ended", lambda self, timeout: False)
+    monkeypatch.setattr(type(vec._workers[1]), "release", lambda self: None)
+    workers = list(vec._workers)
+    with pytest.raises(fastvec.WorkerError, match="worker 1 was killed in step"):
+        for _ in range(5):
+            vec.step([0, 0])
+    monkeypatch.undo()
+    for worker in workers:
+        assert worker.ended(10)
+        worker.release()
+
+
 def test_a_timeout_of_one_recv_raises():
     with fastvec.make(envs.Trapped(envs.sleep_long, 1), 2, on_failure="restart") as vec:
         vec.reset()

@@ -88,7 +88,11 @@ bit robbed;                              /* a worker was killed between K3 and K
 #if defined(LATE_TRAINER) || defined(LATE_WORKER)
 bit late;
 byte late_at, late_value;
+#ifdef WAITED_FOR /* a control: whoever stores waits until it is in memory, so the mistake is none */
+#define STORE(word, i, value) d_step { !late -> late_at = i; late_value = value; late = 1 }; (!late)
+#else
 #define STORE(word, i, value) d_step { !late -> late_at = i; late_value = value; late = 1 }
+#endif
 active proctype memory()
 {
 end:
