@@ -2,6 +2,7 @@ from .pyenv cimport PyEnv
 
 
 cdef class BufferEnv(PyEnv):
+    cdef bint resets_itself
     cdef object build
     cdef object env_step
     cdef object env_reset
@@ -12,3 +13,7 @@ cdef class BufferEnv(PyEnv):
 
     cdef object finish(self, object result, int size, int slot, str method)
     cdef bint still_in_place(self, tuple result, tuple views)
+
+
+# Whether there is a value in an info: infos by agent are full of empty dicts.
+cdef bint says_something(object info) except -1

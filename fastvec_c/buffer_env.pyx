@@ -28,15 +28,18 @@ cdef class BufferEnv(PyEnv):
         observation_spec, action_spec: fastvec.Spec of one row.
         num_agents: rows.
         fields: {name: Spec} of further buffers.
+        resets_itself: `done` is never true, and not looked at: it is a property of native envs, as dear as a short step.
         build: called by `bind` with the buffers, {name: rows}, the actions among them; returns the env.
     """
 
-    def __cinit__(self, env, observation_spec, action_spec, int num_agents, dict fields not None, build=None):
+    def __cinit__(self, env, observation_spec, action_spec, int num_agents, dict fields not None, bint resets_itself=False,
+                  build=None, **_):
         self.env = env
         self.observation_spec = observation_spec
         self.action_spec = action_spec
         self.num_agents = num_agents
         self.fields = fields
+        self.resets_itself = resets_itself
         self.build = build
         self.resets_rows = True
 
@@ -58,7 +61,7 @@ cdef class BufferEnv(PyEnv):
         return self.finish(self.env_reset() if seed is None else self.env_reset(seed=seed), 2, slot, "reset")
 
     cpdef object step(self, int action_slot, int slot):
-        if PyObject_GetAttr(self.env, "done"):
+        if not self.resets_itself and PyObject_GetAttr(self.env, "done"):
             return self.finish(self.env_reset(), 2, slot, "reset")
         return self.finish(self.env_step(self.actions[action_slot]), 5, slot, "step")
 
@@ -100,7 +103,6 @@ cdef class BufferEnv(PyEnv):
 
 
 cdef bint says_something(object info) except -1:
-    """Whether there is a value in it: infos by agent are full of empty dicts."""
     if isinstance(info, dict):
         for value in (<dict>info).values():
             if not isinstance(value, dict) or says_something(value):

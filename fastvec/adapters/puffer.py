@@ -10,6 +10,7 @@ import numpy as np
 
 from fastvec.spaces import Spec
 from fastvec_c.buffer_env import NAMES, BufferEnv
+from fastvec_c.emulated_env import EmulatedEnv
 
 
 def puffer_kinds() -> tuple:
@@ -25,7 +26,12 @@ def adapt_puffer(env) -> BufferEnv:
     Its infos stay what they are: of native envs a list of dicts.
     """
     layout, build = (env.layout, env.build) if isinstance(env, Unbuilt) else (Layout.of(env), None)
-    return BufferEnv(env, layout.observation_spec, layout.action_spec, layout.num_agents, layout.fields, build)
+    args = env, layout.observation_spec, layout.action_spec, layout.num_agents, layout.fields, layout.resets_itself, build
+    if layout.plain and build is not None:
+        import pufferlib.spaces
+
+        return EmulatedEnv(*args, discrete=isinstance(layout.action_space, pufferlib.spaces.Discrete))
+    return BufferEnv(*args)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Layout:
     action_spec: Spec
     fields: dict[str, Spec]  # of the buffers beyond the standard ones: teacher_actions, where PufferLib has them
     num_agents: int
+    resets_itself: bool  # as native envs do: it is never done
+    plain: bool  # a GymnasiumPufferEnv that has nothing to convert
 
     def __str__(self):
         return f"{self.num_agents} agents, {self.observation_space} and {self.action_space}"
@@ -59,7 +67,15 @@ class Layout:
             Spec(rows["actions"].shape, rows["actions"].dtype, *_bounds(env, rows["actions"].shape)),
             {name: Spec(row.shape, row.dtype) for name, row in rows.items() if name not in NAMES and name != "actions"},
             int(env.num_agents),
+            getattr(type(env), "done", None) is pufferlib.PufferEnv.done,
+            _is_plain(env),
         )
+
+
+def _is_plain(env):
+    """Whether its step is PufferLib's own and does no more than hand on: action in, results out."""
+    emulated = getattr(sys.modules.get("pufferlib.emulation"), "GymnasiumPufferEnv", None)
+    return type(env) is emulated and "step" not in vars(env) and not (env.is_obs_emulated or env.is_atn_emulated)
 
 
 def transport_action_space(env):

@@ -170,6 +170,35 @@ class FromGymnasium(Painter, pufferlib.emulation.GymnasiumPufferEnv):
     pass
 
 
+def plain_creator(make, buf=None, seed=0):
+    """PufferLib's own class, whose step fastvec has compiled."""
+    return pufferlib.emulation.GymnasiumPufferEnv(env_creator=make, buf=buf, seed=seed)
+
+
+class Odd(gymnasium.Env):
+    """Returns what gymnasium envs should not, and PufferLib takes."""
+
+    observation_space = spaces.Box(-9, 9, (2, 2), np.float32)
+    action_space = spaces.MultiDiscrete([3, 4])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.normal(size=(2, 2)).astype(np.float32).clip(-9, 9), {}
+
+    def step(self, action):
+        assert type(action) is np.ndarray and action.shape == (2,) and action.dtype == np.int32
+        self.t += 1
+        observation = self.np_random.normal(size=(2, 2)).clip(-9, 9)  # float64
+        over = self.np_random.random() < 0.1  # of NumPy
+        kind = self.t % 6
+        observation = [observation, observation.tolist(), observation.astype(np.float32), observation.astype(np.float32).T, 1, observation[:1]][kind]
+        reward = [int(action[0]), np.float32(0.1) * action[1], 0.1, np.float64(0.3), np.array(action[0], np.int8), True][kind]
+        truncated = [self.t == 9, np.bool_(self.t == 9), int(self.t == 9), np.array(self.t == 9), False, None][kind]
+        result = observation, reward, over, truncated, {"t": self.t} if kind == 2 else {}
+        return list(result) if kind == 5 else result
+
+
 class FromPettingZoo(Painter, pufferlib.emulation.PettingZooPufferEnv):
     pass
 
@@ -186,6 +215,9 @@ cartpole = functools.partial(gymnasium_creator, functools.partial(gymnasium.make
 structured = functools.partial(gymnasium_creator, Structured)
 pettingzoo = functools.partial(pettingzoo_creator, fading)
 pendulum = functools.partial(gymnasium_creator, functools.partial(gymnasium.make, "Pendulum-v1"))
+plain_cartpole = functools.partial(plain_creator, functools.partial(gymnasium.make, "CartPole-v1"))
+plain_pendulum = functools.partial(plain_creator, functools.partial(gymnasium.make, "Pendulum-v1"))
+odd = functools.partial(plain_creator, Odd)
 herd = Herd
 multi = functools.partial(Herd, action="multi")
 box = functools.partial(Herd, action="box")

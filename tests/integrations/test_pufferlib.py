@@ -33,6 +33,9 @@ KINDS = {
     "gymnasium": envs.cartpole,
     "gymnasium, dicts": envs.structured,
     "gymnasium, continuous": envs.pendulum,
+    "gymnasium, plain": envs.plain_cartpole,
+    "gymnasium, plain, continuous": envs.plain_pendulum,
+    "gymnasium, odd": envs.odd,
     "pettingzoo": envs.pettingzoo,
     "native": envs.herd,
     "native, multi-discrete": envs.multi,
@@ -695,7 +698,7 @@ def test_pufferlib_without_teacher_actions(tmp_path):
     if not hasattr(envs.Herd(), "teacher_actions"):
         pytest.skip("this PufferLib has no teacher actions itself")
     tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), __file__, "-k",
-                   "serial and (native or dicts) or zero_copy or different", path=[OLDER])
+                   "serial and (native or dicts or plain) or zero_copy or different", path=[OLDER])
     assert tests.returncode == 0, tests.stdout + tests.stderr
     length = python("-c", "import test_pufferlib; print(test_pufferlib.serial('native')[1])", path=[OLDER], cwd=tmp_path)
     assert length.stdout == "7\n", length.stderr
