@@ -12,10 +12,11 @@ from fastvec_c.sync import WaitPolicy
 from fastvec.env import Env
 from fastvec.factory import make
 from fastvec.spaces import Spec
+from fastvec.step_times import StepTimes
 from fastvec.vec_env import Stats, VecEnv, WorkerStats
 
 __all__ = [
-    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Spec", "Stats", "StateError", "VecEnv",
-    "WaitPolicy", "WorkerError", "WorkerStats", "make",
+    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Spec", "Stats", "StateError", "StepTimes",
+    "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "make",
 ]
 __version__ = "0.1.0"

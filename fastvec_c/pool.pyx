@@ -382,6 +382,19 @@ cdef class Pool:
         """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
         return self.policy_ns * 1e-9, self.loop_ns * 1e-9, self.env_ns * 1e-9, self.batches_done, self.rows_done
 
+    def _clock(self):
+        """For fastvec.StepTimes, in ns: (now; time in flights, thereof in the envs; when the flight under way began, and
+        when its slowest env is done: now if there is none).
+
+        A flight lasts from a send to the end of its recv.  The flight under way is counted up to now, so that the numbers
+        grow steadily.  The host's envs step within recv: they are never done earlier.
+        """
+        cdef int64_t now = fv_now(), sent = now, done = now
+        if self.phase == FLYING and self.stepping:
+            sent = self.last_send
+            done = sent if self.host is not None else min(now, sent + self.slowest_ns)
+        return now, self.loop_ns + now - sent, self.env_ns + done - sent, sent, done
+
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     cdef enter(self, str call):
