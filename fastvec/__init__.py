@@ -13,10 +13,11 @@ from fastvec.env import Env
 from fastvec.factory import make
 from fastvec.spaces import Spec
 from fastvec.step_times import StepTimes
+from fastvec.tuning import Tuning, tune
 from fastvec.vec_env import Stats, VecEnv, WorkerStats
 
 __all__ = [
     "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Spec", "Stats", "StateError", "StepTimes",
-    "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "make",
+    "Tuning", "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "make", "tune",
 ]
 __version__ = "0.1.0"

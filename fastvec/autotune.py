@@ -28,11 +28,15 @@ def choose_workers(make_probe, num_envs: int, cpus: float) -> int:
     for workers in range(1, min(num_envs, max(1, int(cpus))) + 1):
         if num_envs % workers:
             continue
-        handoff = _HANDOFF_ROOM if workers + 1 <= cpus else _HANDOFF_CROWDED
-        predicted = num_envs * per_env / workers + handoff + workers * _PER_WORKER
+        predicted = num_envs * per_env / workers + handoff(workers, cpus)
         if predicted < _WORTH_IT * best_time:
             best, best_time = workers, predicted
     return best
+
+
+def handoff(workers: int, cpus: float) -> float:
+    """Roughly what a step with so many workers takes beside the envs, in seconds."""
+    return (_HANDOFF_ROOM if workers + 1 <= cpus else _HANDOFF_CROWDED) + workers * _PER_WORKER
 
 
 def seconds_per_step(vec) -> float:
