@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 @dataclass
 class Plan:
-    """What to measure, what should do best first; and [(choice, why not)] of the rest."""
+    """What to measure, what should do best first (but this process last); and [(choice, why not)] of the rest."""
 
     choices: list = field(default_factory=list)
     left_out: list[tuple[Any, str]] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Costs:
         def line(figure):
             return Line.through([(n, figure(trial)) for n, trial in trials])
 
-        points = {trial.rows: trial.slices[-1].policy / trial.slices[-1].batches for _, trial in trials}
+        policy = sorted({trial.rows: _least(trial, lambda s: s.policy) for _, trial in trials}.items())
         return cls(
-            line(lambda t: t.startup), line(lambda t: (t.slices[-1].seconds - t.slices[-1].policy) / t.slices[-1].batches),
-            line(lambda t: t.memory), line(lambda t: t.rows), Line.through(sorted(points.items())), cpus, frozenset(n for n, _ in trials),
+            line(lambda t: t.startup), line(lambda t: _least(t, lambda s: s.seconds - s.policy)), line(lambda t: t.memory), line(lambda t: t.rows),
+            Line.through(policy), cpus, frozenset(n for n, _ in trials),
         )
 
     def plan(self, choices, seconds: float, patience: float) -> Plan:
@@ -88,6 +88,8 @@ class Costs:
             else:
                 spent += cost
                 plan.choices.append(choice)
+        # Last those in this process: what their envs start here (threads, devices) must not be there when workers are forked.
+        plan.choices.sort(key=lambda choice: choice.num_workers == 0)
         return plan
 
     def startup(self, choice) -> float:
@@ -118,15 +120,20 @@ class Costs:
         return max(1.0, min(choice.units, self.cpus))
 
 
-def grid(cpus, workers, per_worker, batches) -> list[tuple]:
+def _least(trial, seconds):
+    """Of a batch, in the slice that was disturbed least."""
+    return min(seconds(s) / s.batches for s in trial.slices)
+
+
+def grid(workers, per_worker, batches) -> list[tuple]:
     """All (workers, envs of each, batches)."""
-    return [(w, n, b) for w in workers or worker_counts(cpus) for n in per_worker or PER_WORKER for b in batches if _possible(w, b)]
+    return [(w, n, b) for w in workers for n in per_worker for b in batches if _possible(w, b)]
 
 
-def grid_of_rows(cpus, workers, rows, batches, costs) -> list[tuple]:
+def grid_of_rows(workers, rows, batches, costs) -> list[tuple]:
     """For each number of workers the least envs with which a batch has so many rows; those that come closest, within a quarter."""
     found = {}
-    for w in workers or worker_counts(cpus):
+    for w in workers:
         for b in batches:
             if _possible(w, b):
                 units = (w or 1) if b == "all" else w // 2

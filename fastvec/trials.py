@@ -20,6 +20,7 @@ from fastvec.machine import cpu_seconds
 
 MOST_OPEN = 256  # workers, of all VecEnvs that wait for their next turn
 GRACE = 0.5  # seconds for the envs of one to close
+PAGE = 4096
 ACTIONS = 16  # batches of random actions, used in turn
 
 
@@ -202,7 +203,10 @@ def _unusable(*errors):
 
 def _memory(vec, before):
     """Bytes: the arena, what each worker has to itself, and what the trainer took since it had `before`."""
-    arena = sum(array.nbytes for array in vec.fields.values())
+    arena = 0
+    for array in vec.fields.values():
+        arena += array.nbytes
+        array.reshape(-1).view(np.uint8)[::PAGE].sum()  # seen here, too: else these pages would be the worker's own
     grown = _own(os.getpid()) - before - (0 if vec.num_workers else arena)  # which is nobody else's then
     return arena + max(0, grown) + sum(_own(worker.process.pid) for worker in vec._workers)
 

@@ -15,11 +15,12 @@ from fastvec_c.mailbox import MAX_WORKERS
 from fastvec.factory import make
 from fastvec.halving import Halving, Unusable
 from fastvec.machine import usable_cpus
-from fastvec.plan import Costs, Plan, grid, grid_of_rows
+from fastvec.plan import PER_WORKER, Costs, Plan, grid, grid_of_rows, worker_counts
 from fastvec.trials import Trials
 
 BATCHES = ("all", "gathered", "zero_copy")
 PASSED_ON = ("in_order", "slots", "autoreset", "wait", "start_method", "affinity")  # to make
+PROBED, PROBES = 0.02, 3  # the share of the time for looking at one env, and at four, in so many pieces
 PATIENCE = 0.25  # the share of the time that a start, or a step, may take
 
 
@@ -152,9 +153,11 @@ def tune(creator, seconds=30.0, *, workers=None, per_worker=None, rows=None, bat
     what is best, so say so: `policy` or `policy_us`.
 
     Args:
-        creator: a callable, as for `fastvec.make`.  It is called in workers, and in this process for the choices without any.
+        creator: a callable, as for `fastvec.make`.  It is called in workers, and in this process for choices without any: where that must
+            not be (JAX's and CUDA's threads do not bear forking), give `workers` without 0.
         seconds: how long it may take, at least 1.  A start or a step that takes a quarter of that is given up.
-        workers: numbers of worker processes to try; by default 0, 1, 2, 4 and so on up to twice the CPUs.
+        workers: numbers of worker processes to try; by default 0, 1, 2, 4 and so on up to twice the CPUs (without 0 for a creator that has
+            `start_attempts`: what dies now and then must not do so here).
         per_worker: numbers of envs of each worker to try, or of worlds; by default 1, 4, 16 and 64.
         rows: how many rows a batch shall have: for each number of workers the least envs or worlds are tried that give so many (with
             worlds that differ in their agents: about so many).  By default batches may be of any size, and large ones tend to win.
@@ -209,7 +212,7 @@ class Tuner:
         self._seconds = _number("seconds", seconds, 1.0)
         self._vary = _what_to_vary(creator, vary)
         self._rows = None if rows is None else _counts("rows", [rows], 1)[0]
-        self._workers = None if workers is None else _counts("workers", workers, 0, MAX_WORKERS)
+        self._workers = _default_workers(creator) if workers is None else _counts("workers", workers, 0, MAX_WORKERS)
         self._per_worker = None if per_worker is None else _counts("per_worker", per_worker, 1)
         if self._rows is not None and per_worker is not None:
             raise ValueError(f"per_worker={per_worker!r}; give rows or per_worker, not both: one follows from the other")
@@ -273,8 +276,8 @@ class Tuner:
         one, four = (Choice(1, n, "all", self._vary) for n in (1, 4))
         for choice in (one, four):
             try:
-                for _ in range(2):  # what is run for the first time is slow
-                    self._trials.measure(choice, 0, self._seconds / 100)
+                for _ in range(PROBES):
+                    self._trials.measure(choice, 0, self._seconds * PROBED / PROBES)
             except Unusable as error:
                 if choice is one:
                     raise self._of_one(error.__cause__) from error.__cause__
@@ -289,9 +292,9 @@ class Tuner:
 
     def _plan(self) -> Plan:
         if self._rows is None:
-            choices = grid(self._cpus, self._workers, self._per_worker, self._batches)
+            choices = grid(self._workers, self._per_worker or PER_WORKER, self._batches)
         else:
-            choices = grid_of_rows(self._cpus, self._workers, self._rows, self._batches, self._costs)
+            choices = grid_of_rows(self._workers, self._rows, self._batches, self._costs)
         choices = [Choice(*choice, self._vary) for choice in choices]
         return self._costs.plan(choices, self._left(), self._patience())
 
@@ -357,6 +360,11 @@ def _with_size(creator, choice):
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _default_workers(creator) -> list[int]:
+    fragile = getattr(creator, "start_attempts", 1) > 1
+    return [count for count in worker_counts(usable_cpus()) if count or not fragile]
 
 
 def _number(name, value, least) -> float:

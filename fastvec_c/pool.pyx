@@ -390,7 +390,7 @@ cdef class Pool:
         grow steadily.  The host's envs step within recv: they are never done earlier.
         """
         cdef int64_t now = fv_now(), sent = now, done = now
-        if self.phase == FLYING and self.stepping:
+        if self.phase == FLYING and self.stepping and self.last_send > self.last_recv:
             sent = self.last_send
             done = sent if self.host is not None else min(now, sent + self.slowest_ns)
         return now, self.loop_ns + now - sent, self.env_ns + done - sent, sent, done

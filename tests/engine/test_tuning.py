@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastvec
+import fastvec.drive
 from fastvec import halving, machine, plan, trials, tuning
+from fastvec.drive.scenes import SHIPPED
 from fastvec.halving import Halving, Score, Unusable, ranked
 from fastvec.plan import Costs, Line
 from fastvec.tuning import Choice, Tuner
@@ -189,7 +191,7 @@ def test_worker_counts(cpus, counts):
 
 
 def test_grid():
-    found = plan.grid(2, [0, 1, 2, 3], [1, 4], tuning.BATCHES)
+    found = plan.grid([0, 1, 2, 3], [1, 4], tuning.BATCHES)
     assert {b for w, _, b in found if w < 2} == {"all"}  # there are no halves of one
     assert {b for w, _, b in found if w == 2} == {"all", "gathered", "zero_copy"}
     assert {b for w, _, b in found if w == 3} == {"all", "gathered"}  # no equal blocks of three
@@ -207,16 +209,17 @@ def costs(start=(0.0, 0.001), step=(0.0, 1e-4), nbytes=(1e6, 1e6), rows=(0.0, 1.
     (1, 1, {(0, 1, "all"), (1, 1, "all"), (2, 1, "gathered")}),
 ])
 def test_grid_of_rows(rows, agents, expected):
-    assert set(plan.grid_of_rows(2, None, rows, ("all", "gathered"), costs(rows=(0.0, float(agents))))) == expected
+    assert set(plan.grid_of_rows([0, 1, 2, 4], rows, ("all", "gathered"), costs(rows=(0.0, float(agents))))) == expected
 
 
-def choices(workers=(0, 1, 2, 4), sizes=(1, 4, 16), batches=tuning.BATCHES, cpus=2):
-    return [Choice(*c, "envs") for c in plan.grid(cpus, workers, sizes, batches)]
+def choices(workers=(0, 1, 2, 4), sizes=(1, 4, 16), batches=tuning.BATCHES):
+    return [Choice(*c, "envs") for c in plan.grid(workers, sizes, batches)]
 
 
 def test_all_are_tried_where_there_is_time():
     planned = costs().plan(choices(), 30.0, 7.5)
     assert set(planned.choices) == set(choices()) and planned.left_out == []
+    assert [c.num_workers for c in planned.choices[-3:]] == [0, 0, 0]  # nothing is forked after them
 
 
 def test_what_takes_too_long_is_left_out():
@@ -412,9 +415,7 @@ def test_tune_worlds():
 
 
 def test_tune_drive():
-    import fastvec.drive
-
-    creator = fastvec.drive.creator(obs_radius=30.0)
+    creator = fastvec.drive.creator(str(SHIPPED / "gen_parking_s0.json.gz"), obs_radius=30.0)
     found = fastvec.tune(creator, 1.5, workers=[0], per_worker=[2], batches="all")
     assert found.chosen.choice == Choice(0, 2, "all", "worlds")
     built = tuning._with_size(creator, found.chosen.choice)
@@ -458,6 +459,17 @@ def test_choices_that_fail_are_left_out():
     found = fastvec.tune(Growing(), 1.0, workers=[0, 1], per_worker=[1, 3], batches="all")
     assert found.chosen.choice.per_worker == 1 and found.finished
     assert {(c.per_worker, "differ" in why) for c, why in found.left_out} == {(3, True)}
+
+
+def test_a_creator_that_dies_now_and_then_is_tried_in_workers_only():
+    class Fragile:
+        start_attempts = 3
+
+        def __call__(self):
+            return Probe()
+
+    assert 0 in Tuner(Probe)._workers and Tuner(Fragile())._workers == [n for n in Tuner(Probe)._workers if n]
+    assert Tuner(Fragile(), workers=[0])._workers == [0]
 
 
 class Growing:
