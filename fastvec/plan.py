@@ -53,7 +53,7 @@ class Costs:
 
     start: Line
     step: Line
-    bytes: Line
+    nbytes: Line
     rows: Line
     policy: Line
     cpus: float
@@ -99,7 +99,7 @@ class Costs:
 
     def memory(self, choice) -> float:
         """Bytes."""
-        return choice.units * self.bytes(choice.per_worker)
+        return choice.units * self.nbytes(choice.per_worker)
 
     def seconds(self, choice) -> float:
         """Between two steps of the same env, roughly: of batches of half the envs, one is stepped while the trainer has the other."""

@@ -196,8 +196,8 @@ def _unusable(*errors):
     try:
         yield
     except errors as error:
-        what = {MemoryError: "too large: ", RecvTimeout: "too slow: "}.get(type(error), "")
-        told = str(error).splitlines()[0].rstrip(":;") if str(error) else type(error).__name__
+        what = "too large: " if isinstance(error, MemoryError) else "too slow: " if isinstance(error, RecvTimeout) else ""
+        told = str(error).splitlines()[0].rstrip(":;") if str(error) else type(error).__name__  # the rest is the worker's traceback
         raise Unusable(what + told) from error
 
 

@@ -257,7 +257,8 @@ class Tuner:
         if not order:
             reasons = "; ".join(f"{choice}: {why}" for choice, why in left_out[:3])
             raise FastvecError(f"tune(): nothing was measured in {self._elapsed():.1f} s" + (f"; {reasons}" if reasons else ""))
-        out = [choice for choice in known if known[choice].slices and known[choice].slices[-1].round and choice not in order]
+        out = [choice for choice in known if known[choice].slices and known[choice].slices[-1].round]
+        out = [choice for choice in out if choice not in order and choice not in self._halving.unusable]
         out.sort(key=lambda choice: (-known[choice].slices[-1].round, -self._trials.score(choice).rate))
         measured = tuple(_measured(choice, known[choice]) for choice in [*order, *out])
         return Tuning(measured[0], measured, tuple(left_out), self._took or self._elapsed(), self._finished, self._cpus, dict(self._options))
@@ -265,8 +266,7 @@ class Tuner:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _start(self, choice):
-        return make(_with_size(self._creator, choice), **choice.arguments(), seed=self._seed, timeout=max(0.1, self._patience()),
-                    **self._options)
+        return make(_with_size(self._creator, choice), **choice.arguments(), seed=self._seed, timeout=self._patience(), **self._options)
 
     def _needs(self, choice):
         return 0 if self._costs is None else self._costs.memory(choice)

@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -209,7 +210,9 @@ def _write(path, text, creator, tuning):
 
 
 def _record(measured):
-    return {"choice": measured.choice._asdict(), **{f.name: getattr(measured, f.name) for f in dataclasses.fields(measured) if f.name != "choice"}}
+    figures = {f.name: getattr(measured, f.name) for f in dataclasses.fields(measured) if f.name != "choice"}
+    figures = {name: None if figure == math.inf else figure for name, figure in figures.items()}  # which JSON does not have
+    return {"choice": measured.choice._asdict(), **figures}
 
 
 def _say(console, text):

@@ -383,30 +383,42 @@ def test_cpu_seconds():
 # ---- all together
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """Measurements as short as can be."""
+    measure = trials.Trials.measure
+    monkeypatch.setattr(trials.Trials, "measure", lambda self, choice, round, seconds: measure(self, choice, round, 0.0))
+
+
 def some_env(worlds=1, env_index=0):
     return Probe(num_agents=2 * worlds)
 
 
-def test_tune():
+def test_tune(brief):
     standings = []
-    tuner = Tuner(Probe, 1.0, workers=[0, 1, 2], per_worker=[1, 8])
+    tuner = Tuner(Probe, 30.0, workers=[0, 1, 2], per_worker=[1, 8])
     tuner.run(standings.append)
     found = tuner.result()
-    assert found.chosen is found.measured[0] and found.cpus == machine.usable_cpus() and 0 < found.seconds
-    assert {m.choice.num_workers for m in found.measured} <= {0, 1, 2} and {m.choice.per_worker for m in found.measured} <= {1, 8}
+    assert found.chosen is found.measured[0] and found.cpus == machine.usable_cpus() and 0 < found.seconds and found.finished
     for m in found.measured:
         assert m.slowest <= m.rows_per_second <= m.fastest and m.cpu_seconds_per_million > 0 and m.megabytes > 0
         assert m.envs + m.handoff + m.policy == pytest.approx(1) and m.batch_rows == m.choice.units_per_batch * m.choice.per_worker
     measured = {m.choice for m in found.measured}
-    assert not measured & {c for c, _ in found.left_out} and len(measured) + len(found.left_out) == 10
+    assert measured == set(choices([0, 1, 2], [1, 8])) and found.left_out == ()
+    assert [m.round for m in found.measured] == [3] * 4 + [2] + [1] * 5  # 10, 5 and 4 choices are in the rounds
     assert [s.round for s in standings] == sorted(s.round for s in standings) and standings[0].round == 0 and standings[-1].best in measured
-    assert pickle.loads(pickle.dumps(found)) == found
+    assert pickle.loads(pickle.dumps(found)) == found 
     with found.make(Probe) as vec:
         assert vec.num_envs == found.chosen.choice.units * found.chosen.choice.per_worker
 
 
-def test_tune_worlds():
-    found = fastvec.tune(some_env, 1.0, workers=[1], per_worker=[1, 3], batches="all", slots=2)
+def test_tune_for_the_time_given():
+    found = fastvec.tune(Probe, 1.0, workers=[0, 1], per_worker=[4])
+    assert found.seconds >= 1.0 and {m.choice for m in found.measured} | {c for c, _ in found.left_out} == {choice(0, 4), choice(1, 4)}
+
+
+def test_tune_worlds(brief):
+    found = fastvec.tune(some_env, 30.0, workers=[1], per_worker=[1, 3], batches="all", slots=2)
     assert found.chosen.choice.vary == "worlds" and found.arguments() == {"num_workers": 1, "slots": 2}
     with found.make(some_env) as vec:
         assert vec.num_rows == 2 * found.chosen.choice.per_worker and vec.num_envs == 1 and vec.slots == 2
@@ -414,25 +426,38 @@ def test_tune_worlds():
     assert fixed._vary == "envs" and Tuner(some_env, 1.0, vary="envs")._vary == "envs"
 
 
-def test_tune_drive():
+def test_tune_drive(brief):
     creator = fastvec.drive.creator(str(SHIPPED / "gen_parking_s0.json.gz"), obs_radius=30.0)
-    found = fastvec.tune(creator, 1.5, workers=[0], per_worker=[2], batches="all")
+    found = fastvec.tune(creator, 30.0, workers=[0], per_worker=[2], batches="all")
     assert found.chosen.choice == Choice(0, 2, "all", "worlds")
     built = tuning._with_size(creator, found.chosen.choice)
     assert built == dataclasses.replace(creator, worlds=2)
 
 
-def test_tune_rows():
-    found = fastvec.tune(Probe, 1.0, rows=6, workers=[0, 1, 2], policy_us=10)
-    assert {m.batch_rows for m in found.measured} == {6}
+def test_tune_rows(brief):
+    found = fastvec.tune(Probe, 30.0, rows=6, workers=[0, 1, 2], policy_us=10)
+    assert {m.batch_rows for m in found.measured} == {6} and len(found.measured) == 5
 
 
-def test_interrupted():
+def test_one_that_fails_later_is_left_out(brief, monkeypatch):
+    measure = trials.Trials.measure
+
+    def failing(self, choice, round, seconds):
+        if choice.num_workers == 2 and self.known.get(choice):
+            raise Unusable("gone")
+        measure(self, choice, round, seconds)
+
+    monkeypatch.setattr(trials.Trials, "measure", failing)
+    found = fastvec.tune(Probe, 30.0, workers=[1, 2], per_worker=[1], batches="all")
+    assert [m.choice for m in found.measured] == [choice(1, 1)] and found.left_out == ((choice(2, 1), "gone"),) and found.finished
+
+
+def test_interrupted(brief):
     def watch(standing):
         if standing.round == 1:
             raise KeyboardInterrupt
 
-    tuner = Tuner(Probe, 5.0, workers=[0, 1], per_worker=[1, 4])
+    tuner = Tuner(Probe, 30.0, workers=[0, 1], per_worker=[1, 4])
     with pytest.raises(KeyboardInterrupt):
         tuner.run(watch)
     found = tuner.result()
@@ -440,8 +465,8 @@ def test_interrupted():
     assert not tuner._trials._open
 
 
-def test_nothing_measured():
-    tuner = Tuner(Probe, 2.0)
+def test_nothing_measured(brief):
+    tuner = Tuner(Probe, 30.0)
 
     def watch(standing):
         raise KeyboardInterrupt
@@ -452,11 +477,11 @@ def test_nothing_measured():
         tuner.result()
 
 
-def test_choices_that_fail_are_left_out():
+def test_choices_that_fail_are_left_out(brief):
     """The second env of a process is one too many."""
     with pytest.raises(fastvec.FastvecError, match=r"2 workers x 3 envs: creators: env 1 .* differ"):
-        fastvec.tune(Growing(), 1.0, workers=[2], per_worker=[3], batches="all")
-    found = fastvec.tune(Growing(), 1.0, workers=[0, 1], per_worker=[1, 3], batches="all")
+        fastvec.tune(Growing(), 30.0, workers=[2], per_worker=[3], batches="all")
+    found = fastvec.tune(Growing(), 30.0, workers=[0, 1], per_worker=[1, 3], batches="all")
     assert found.chosen.choice.per_worker == 1 and found.finished
     assert {(c.per_worker, "differ" in why) for c, why in found.left_out} == {(3, True)}
 
@@ -479,11 +504,11 @@ class Growing:
         return Probe(observation_size=4 + env_index)
 
 
-def test_an_env_that_cannot_be_built():
+def test_an_env_that_cannot_be_built(brief):
     with pytest.raises(fastvec.WorkerError, match="no such world"):
-        fastvec.tune(envs.bad_creator, 1.0)
+        fastvec.tune(envs.bad_creator, 30.0)
     with pytest.raises(fastvec.WorkerError, match="exit code 3"):
-        fastvec.tune(envs.dying_creator, 1.0)
+        fastvec.tune(envs.dying_creator, 30.0)
 
 
 def test_an_env_that_takes_too_long():
@@ -493,14 +518,14 @@ def test_an_env_that_takes_too_long():
         fastvec.tune(functools.partial(envs.Scripted, envs.sleep_long), 1.0)
 
 
-def test_a_policy_that_raises():
+def test_a_policy_that_raises(brief):
     def policy(observations):
         raise KeyError("weights")
 
     with pytest.raises(KeyError, match="weights"):
-        fastvec.tune(Probe, 1.0, policy=policy)
+        fastvec.tune(Probe, 30.0, policy=policy)
     with pytest.raises(ValueError, match="actions"):
-        fastvec.tune(Probe, 1.0, policy=lambda observations: np.zeros(7, np.int64))
+        fastvec.tune(Probe, 30.0, policy=lambda observations: np.zeros(7, np.int64))
 
 
 @pytest.mark.parametrize("arguments, error, told", [
