@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Line(NamedTuple):
 
 @dataclass
 class Plan:
-    """What to measure, what should do best first (but this process last); and [(choice, why not)] of the rest."""
+    """What to measure, the most promising first (but this process last); and [(choice, why not)] of the rest."""
 
     choices: list = field(default_factory=list)
     left_out: list[tuple[Any, str]] = field(default_factory=list)
@@ -72,10 +73,10 @@ class Costs:
         )
 
     def plan(self, choices, seconds: float, patience: float) -> Plan:
-        """Which choices to measure in `seconds`: those that should do best, as many as can be started in half of the time.  One whose
-        start or step should take longer than `patience` is left out."""
+        """Which choices to measure in `seconds`: the most promising ones, as many as can be started in half of the time.  One whose start
+        or step should take longer than `patience` is left out."""
         plan, spent = Plan(), 0.0
-        for choice in sorted(choices, key=self.rate, reverse=True):
+        for choice in self._promising(choices):
             known = choice.num_workers == 1 and choice.batches == "all" and choice.per_worker in self.known
             start, step = (0.0 if known else self.startup(choice)), self.seconds(choice)
             cost = start + OVERHEAD + FIRST_STEPS * step
@@ -91,6 +92,16 @@ class Costs:
         # Last those in this process: what their envs start here (threads, devices) must not be there when workers are forked.
         plan.choices.sort(key=lambda choice: choice.num_workers == 0)
         return plan
+
+    def _promising(self, choices) -> list:
+        """Best first: for each number of workers the one that should do best, then the second of each, and so on: what is foreseen is
+        rough, and most so for many workers."""
+        order = sorted(choices, key=self.rate, reverse=True)
+        seen, place = Counter(), {}
+        for choice in order:
+            place[choice] = seen[choice.num_workers]
+            seen[choice.num_workers] += 1
+        return sorted(order, key=place.get)
 
     def startup(self, choice) -> float:
         """Seconds to start it.  Processes are started one after the other, and build their envs side by side."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import time
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from fastvec.autotune import random_actions
 from fastvec.halving import Score, Unusable
 from fastvec.machine import cpu_seconds
 
-MOST_OPEN = 256  # workers, of all VecEnvs that wait for their next turn
+MOST_WAITING = 1024  # workers of VecEnvs that wait for their next turn
 GRACE = 0.5  # seconds for the envs of one to close
 PAGE = 4096
+FDS, FDS_OF_OTHERS = 6, 256  # descriptors that this process has for each worker, at most; and for other things
 ACTIONS = 16  # batches of random actions, used in turn
 
 
@@ -126,14 +128,13 @@ class Trials:
         return running
 
     def _make_room(self, choice):
-        """Closes those that were not used for longest, where this one would be too much beside them; they start again when it is
-        their turn."""
-        workers, needed = choice.num_workers, self._needs(choice)
-        while self._open and (workers + sum(c.num_workers for c in self._open) > MOST_OPEN or needed > psutil.virtual_memory().available):
-            self.drop(next(iter(self._open)))
-        available = psutil.virtual_memory().available
-        if needed > available:
-            raise MemoryError(f"it should take {needed / 2**20:,.0f} MiB, {available / 2**20:,.0f} MiB are available")
+        """Closes others where this one would be too much beside them; they start again when it is their turn.  Those used last go first:
+        all have a turn before it is theirs again."""
+        needed, most = self._needs(choice), _most_workers()
+        while self._open and (choice.num_workers + sum(c.num_workers for c in self._open) > most or needed > _available()):
+            self.drop(next(reversed(self._open)))
+        if needed > _available():
+            raise MemoryError(f"it should take {needed / 2**20:,.0f} MiB, {_available() / 2**20:,.0f} MiB are available")
 
 
 class _Running:
@@ -199,6 +200,16 @@ def _unusable(*errors):
         what = "too large: " if isinstance(error, MemoryError) else "too slow: " if isinstance(error, RecvTimeout) else ""
         told = str(error).splitlines()[0].rstrip(":;") if str(error) else type(error).__name__  # the rest is the worker's traceback
         raise Unusable(what + told) from error
+
+
+def _most_workers():
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_WAITING if descriptors == resource.RLIM_INFINITY else min(MOST_WAITING, (descriptors - FDS_OF_OTHERS) // FDS)
+
+
+def _available():
+    """Bytes of memory."""
+    return psutil.virtual_memory().available
 
 
 def _memory(vec, before):

@@ -233,10 +233,13 @@ def test_what_takes_too_long_is_left_out():
 
 def test_too_little_time_is_for_the_most_promising():
     c = costs(start=(1.0, 0.0))
-    planned = c.plan(choices(), 14.0, 3.5)
+    planned = c.plan(choices(), 18.0, 4.5)
     kept, out = planned.choices, [choice for choice, why in planned.left_out if "time for all was too short" in why]
-    assert kept and out and sum(map(c.startup, kept)) <= 7
+    assert kept and out and sum(map(c.startup, kept)) <= 9
     assert max(map(c.rate, kept)) >= max(map(c.rate, out))
+    for workers in {choice.num_workers for choice in kept}:  # of each number of workers the best
+        assert min([c.rate(k) for k in kept if k.num_workers == workers]) >= max([c.rate(o) for o in out if o.num_workers == workers], default=0)
+    assert {choice.num_workers for choice in kept} == {0, 1, 2, 4}
 
 
 def test_one_is_planned_even_without_time():
@@ -331,17 +334,29 @@ def test_a_busy_trainer_is_seen():
     assert one.policy >= one.batches * 2000e-6 and one.cpu >= one.batches * 2000e-6
 
 
-def test_those_not_used_for_longest_make_room(monkeypatch):
-    monkeypatch.setattr(trials, "MOST_OPEN", 3)
+def test_those_used_last_make_room(monkeypatch):
+    monkeypatch.setattr(trials, "MOST_WAITING", 3)
     running = bench()
     a, b, c = choice(1, 1), choice(1, 2), choice(2, 1)
-    for which in (a, b, a, c):  # the last needs the place of b
+    for which in (a, b, c):  # the last needs the place of b, whose next turn comes after that of a
         running.measure(which, 1, 0.0)
     assert list(running._open) == [a, c] and len(running.known) == 3
-    running.measure(b, 2, 0.0)  # starts again, in the place of a
-    assert list(running._open) == [c, b] and [s.round for s in running.known[b].slices] == [1, 2]
+    running.measure(b, 2, 0.0)  # starts again
+    assert list(running._open) == [a, b] and [s.round for s in running.known[b].slices] == [1, 2]
     running.close()
     assert not running._open
+
+
+def test_descriptors_are_not_used_up(monkeypatch):
+    import resource
+
+    for limit, most in ((1024, 128), (100_000, 1024), (resource.RLIM_INFINITY, 1024)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
+        assert trials._most_workers() == most
+    monkeypatch.undo()
+    before = len(os.listdir("/proc/self/fd"))
+    with fastvec.make(Probe, 4):
+        assert len(os.listdir("/proc/self/fd")) - before <= 4 * trials.FDS
 
 
 def test_too_large_for_the_memory():
