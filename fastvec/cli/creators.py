@@ -70,23 +70,18 @@ def named(text: str, settings: dict, scenes: str | None = None) -> Named:
         return _of_worlds(text, settings, scenes)
     if scenes is not None:
         raise CliError(f"--scenes {scenes}: only drive and gpudrive have scenes, {text} has none")
-    module, colon, name = text.partition(":")
+    _, colon, name = text.partition(":")
     if not colon or re.search(r"-v\d+$", name):
         return _of_gymnasium(text, settings)
-    return _of_module(text, module, name, settings)
+    return _of_module(text, settings)
 
 
 # ---- module:function -------------------------------------------------------------------------------------------------
 
 
-def _of_module(text, module, name, settings):
-    if not module or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise CliError(f"{text}: give module:function, as in envs:make_env")
-    found = _imported(text, module)
-    for part in name.split("."):
-        found = _attribute(text, found, part)
-    if not callable(found):
-        raise CliError(f"{text}: is {_kind(found)}, which cannot be called; name a function that returns an env")
+def _of_module(text, settings):
+    found = function(text)
+    module, _, name = text.partition(":")
     given = "".join(f", {key}={value!r}" for key, value in settings.items())
     return Named(
         functools.partial(found, **settings) if settings else found,
@@ -95,6 +90,23 @@ def _of_module(text, module, name, settings):
         f"functools.partial({name}, worlds={SIZE}{given})",
         "envs" if "worlds" in settings else None,
     )
+
+
+def function(text: str) -> Callable:
+    """What `module:function` names; the function may be an attribute of a class.
+
+    Raises:
+        CliError: there is none; says why.
+    """
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise CliError(f"{text}: give module:function, as in envs:make_env")
+    found = _imported(text, module)
+    for part in name.split("."):
+        found = _attribute(text, found, part)
+    if not callable(found):
+        raise CliError(f"{text}: is {_kind(found)}, which cannot be called; name a function")
+    return found
 
 
 def _imported(text, module):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastvec.cli.arguments import count, seconds, seed
-from fastvec.cli.creators import HELP, assignment, named, place_of
+from fastvec.cli.creators import HELP, assignment, function, named, place_of
 from fastvec.cli.errors import INTERRUPTED, CliError
 
 SECONDS = 30.0
@@ -80,14 +80,14 @@ def _tune(args, creator):
 
 
 def _policy(text):
-    """The function that --policy names, which says so when it raises."""
+    """The function that --policy names; one that says whose fault it is when it raises."""
     if text is None:
         return None
-    function = named(text, {}).creator
+    chosen = function(text)
 
     def policy(observations):
         try:
-            return function(observations)
+            return chosen(observations)
         except Exception as error:  # whatever the user's function may raise
             raise CliError(f"--policy {text}: raised {type(error).__name__} ({error}){place_of(error)}") from None
 

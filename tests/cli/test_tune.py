@@ -209,7 +209,7 @@ def test_worlds_are_chosen_unless_they_are_given(folder):
     (["drive", "--set", "scenes=a"], "give --scenes"),
     (["tuned_envs:make", "--scenes", "a"], "only drive and gpudrive have scenes"),
     (["tuned_envs:make", "--policy", "tuned_envs:bad_policy"], "--policy tuned_envs:bad_policy: raised KeyError ('weights') at tuned_envs.py"),
-    (["tuned_envs:make", "--policy", "tuned_envs:none"], "has no none"),
+    (["tuned_envs:make", "--policy", "tuned_envs:none"], "has no none"), (["tuned_envs:make", "--policy", "drive"], "drive: give module:function"),
     (["tuned_envs:make", "--make", "timeout=3"], "timeout=3: tune() has no such argument"),
     (["tuned_envs:make", "--make", "slots=0"], "slots=0"),
     (["tuned_envs:make", "--rows", "3", "--per-worker", "2"], "give rows or per_worker, not both"),
