@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 import termios
+import threading
 import time
 import traceback
 import warnings
@@ -104,7 +105,8 @@ class Worker:
             with warnings.catch_warnings():
                 # Python 3.12 warns of forking a process with threads; the child runs nothing but the worker.
                 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-                self.process.start()
+                with _signals_afterwards():
+                    self.process.start()
             self.pidfd = watchdog.open_pidfd(self.process.pid)
         except BaseException:
             self.release()
@@ -235,6 +237,25 @@ class Worker:
             if fd >= 0:
                 os.close(fd)
         self.crash_log = self.pidfd = -1
+
+
+@contextlib.contextmanager
+def _signals_afterwards():
+    """A Ctrl-C or SIGTERM that Python code handles is handled at the end of the block.  Amid a fork it would strike in what modules have
+    registered to run there (logging, say), whose exceptions Python swallows: Ctrl-C would be lost, and a lock not be given back."""
+    handlers, struck = {}, []
+    if threading.current_thread() is threading.main_thread():  # in which alone signals are handled
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda *signal_and_frame: struck.append(signal_and_frame))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in struck[:1]:
+            handlers[number](number, frame)
 
 
 def _how_it_ended(code: int | None) -> str:

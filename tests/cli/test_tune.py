@@ -140,7 +140,7 @@ def test_interrupt_on_a_terminal_which_gets_a_bar():
     import pty
 
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command("CartPole-v1", "--seconds", 10), env={**environment(), "TERM": "xterm", "COLUMNS": "120"}, stdin=theirs,
+    with subprocess.Popen(command("CartPole-v1", "--seconds", 40), env={**environment(), "TERM": "xterm", "COLUMNS": "120"}, stdin=theirs,
                           stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
         os.close(theirs)
         output, children = b"", []
