@@ -7,7 +7,7 @@ import inspect
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastvec_c.errors import FastvecError, RecvTimeout
 from fastvec_c.mailbox import MAX_WORKERS
@@ -287,7 +287,8 @@ class Tuner:
 
     def _of_one(self, error):
         if isinstance(error, RecvTimeout):
-            return RecvTimeout(f"tune(): one env takes more than {self._patience():.2g} s to build, or to step; give more seconds than {self._seconds:g}")
+            return RecvTimeout(f"tune(): one env takes more than {self._patience():.2g} s to build, or to step; "
+                               f"give more seconds than {self._seconds:g}")
         return error
 
     def _plan(self) -> Plan:

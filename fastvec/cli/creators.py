@@ -183,7 +183,8 @@ def _of_worlds(text, settings, scenes):
         raise CliError(f"{text}: {error}") from None
     given = "".join(f", {key}={value!r}" for key, value in settings.items())
     call = f"{WORLDS[text]}.creator({scenes!r}"
-    return Named(creator, (f"import {WORLDS[text]}",), f"{call}{given})", f"{call}, worlds={SIZE}{given})", "envs" if "worlds" in settings else "worlds")
+    vary = "envs" if "worlds" in settings else "worlds"
+    return Named(creator, (f"import {WORLDS[text]}",), f"{call}{given})", f"{call}, worlds={SIZE}{given})", vary)
 
 
 def _check_gpudrive(scenes):

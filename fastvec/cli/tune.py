@@ -24,19 +24,24 @@ MODES = {"all": "all", "gathered": "half, gathered", "zero_copy": "half, zero-co
 def add_parser(subparsers):
     """Adds the command to fastvec's parser."""
     parser = subparsers.add_parser("tune", help="find the best number of workers, envs and batch size by measuring",
-                                   description="Measures choices of workers, envs (or worlds) of each and batch size side by side, prints what each costs, and the "
-                                               "line of Python for the best: most agent-steps per second; within 3 % of it least CPU time, then least memory.")
+                                   description="Measures choices of workers, envs (or worlds) of each and batch size side by side, prints "
+                                               "what each costs, and the Python for the best: most agent-steps per second; within 3 % "
+                                               "of it least CPU time, then least memory.")
     parser.add_argument("creator", metavar="CREATOR", help=HELP)
     parser.add_argument("--set", dest="settings", type=assignment, action="append", default=[], metavar="NAME=VALUE",
                         help="an argument of the creator (or of gymnasium.make): a Python literal, else text; may be repeated")
-    parser.add_argument("--scenes", metavar="PATH", help="of drive and gpudrive: a scene file or a folder of them (default of drive: those that come with fastvec)")
+    parser.add_argument("--scenes", metavar="PATH",
+                        help="of drive and gpudrive: a scene file or a folder of them (default of drive: those that come with fastvec)")
     parser.add_argument("--seconds", type=_long_enough, default=SECONDS, metavar="S", help=f"how long to measure, at least 1 (default: {SECONDS:g})")
     parser.add_argument("--rows", type=count, metavar="N", help="rows that a batch shall have (default: any number, large batches tend to win)")
-    parser.add_argument("--workers", type=_counts_from(0), metavar="N,N", help="numbers of worker processes to try (default: 0, 1, 2, 4 … twice the CPUs)")
-    parser.add_argument("--per-worker", type=_counts_from(1), metavar="N,N", help="numbers of envs, or worlds, of each worker to try (default: 1,4,16,64)")
+    parser.add_argument("--workers", type=_counts_from(0), metavar="N,N",
+                        help="numbers of worker processes to try (default: 0, 1, 2, 4 … twice the CPUs)")
+    parser.add_argument("--per-worker", type=_counts_from(1), metavar="N,N",
+                        help="numbers of envs, or worlds, of each worker to try (default: 1,4,16,64)")
     parser.add_argument("--batch", choices=BATCHES, default="any", help="all envs in a batch, half of them (asynchronous), or any (the default)")
     busy = parser.add_mutually_exclusive_group()
-    busy.add_argument("--policy-us", type=_microseconds, default=0.0, metavar="US", help="microseconds that the trainer is busy for each batch (default: 0)")
+    busy.add_argument("--policy-us", type=_microseconds, default=0.0, metavar="US",
+                      help="microseconds that the trainer is busy for each batch (default: 0)")
     busy.add_argument("--policy", metavar="MODULE:FUNCTION", help="or a function of observations that returns actions, to run for each batch")
     parser.add_argument("--seed", type=seed, default=0, help="of the first resets (default: 0)")
     parser.add_argument("--make", dest="options", type=assignment, action="append", default=[], metavar="NAME=VALUE",

@@ -104,8 +104,8 @@ def test_of_gymnasium_with_a_policy(folder, capsys):
 
 
 def test_of_drive(capsys):
-    assert main(["tune", "drive", "--scenes", PARKING, "--set", "collision_behavior=ignore", "--seconds", "1.5", "--workers", "0", "--per-worker", "2",
-                 "--policy-us", "200"]) == 0
+    assert main(["tune", "drive", "--scenes", PARKING, "--set", "collision_behavior=ignore", "--seconds", "1.5", "--workers", "0",
+                 "--per-worker", "2", "--policy-us", "200"]) == 0
     said = capsys.readouterr().out
     assert "worlds each" in said and [row[:4] for row in rows(said)] == [(True, 0, 2, 16)]  # eight agents in each
     assert f"vec = fastvec.make(fastvec.drive.creator({PARKING!r}, worlds=2, collision_behavior='ignore'), num_workers=0)" in said
@@ -163,14 +163,16 @@ def test_interrupt_on_a_terminal_which_gets_a_bar():
 
 
 @pytest.mark.parametrize("text, pair", [
-    ("a=3", ("a", 3)), ("a=[1, 'b']", ("a", [1, "b"])), ("mode=rgb_array", ("mode", "rgb_array")), ("a=", ("a", "")), ("a='x=y'", ("a", "x=y")), ("a=-1e3", ("a", -1000.0)),
+    ("a=3", ("a", 3)), ("a=[1, 'b']", ("a", [1, "b"])), ("mode=rgb_array", ("mode", "rgb_array")),
+    ("a=", ("a", "")), ("a='x=y'", ("a", "x=y")), ("a=-1e3", ("a", -1000.0)),
 ])
 def test_assignments(text, pair):
     assert assignment(text) == pair
 
 
 @pytest.mark.parametrize("text, settings, expression", [
-    ("tuned_envs:make", {}, "make"), ("tuned_envs:make", {"agents": 2}, "functools.partial(make, agents=2)"), ("tuned_envs:Kinds.make", {}, "Kinds.make"),
+    ("tuned_envs:make", {}, "make"), ("tuned_envs:make", {"agents": 2}, "functools.partial(make, agents=2)"),
+    ("tuned_envs:Kinds.make", {}, "Kinds.make"),
     ("CartPole-v1", {}, "lambda: gymnasium.make('CartPole-v1')"),
     ("gymnasium.envs.classic_control:CartPole-v1", {}, "lambda: gymnasium.make('gymnasium.envs.classic_control:CartPole-v1')"),
     ("CartPole-v1", {"render_mode": "rgb_array"}, "lambda: gymnasium.make('CartPole-v1', render_mode='rgb_array')"),
@@ -229,9 +231,12 @@ def test_gpudrive_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize("args, message", [
-    (["--seconds", "0.5"], "give at least 1 second"), (["--seconds", "inf"], "give a number of seconds above 0"), (["--workers", "1,x"], "give whole numbers of at least 0"),
-    (["--per-worker", "0"], "give whole numbers of at least 1"), (["--rows", "0"], "give a whole number of at least 1"), (["--policy-us", "-1"], "above 0"),
-    (["--policy-us", "1", "--policy", "a:b"], "not allowed with"), (["--set", "a"], "give name=value"), (["--set", "3=a"], "give name=value"), (["--batch", "some"], "invalid choice"),
+    (["--seconds", "0.5"], "give at least 1 second"), (["--seconds", "inf"], "give a number of seconds above 0"),
+    (["--workers", "1,x"], "give whole numbers of at least 0"),
+    (["--per-worker", "0"], "give whole numbers of at least 1"), (["--rows", "0"], "give a whole number of at least 1"),
+    (["--policy-us", "-1"], "above 0"),
+    (["--policy-us", "1", "--policy", "a:b"], "not allowed with"), (["--set", "a"], "give name=value"),
+    (["--set", "3=a"], "give name=value"), (["--batch", "some"], "invalid choice"),
 ])
 def test_bad_options(capsys, args, message):
     with pytest.raises(SystemExit) as exit:

@@ -185,7 +185,9 @@ def test_lines(points, line):
     assert Line.through(points) == line
 
 
-@pytest.mark.parametrize("cpus, counts", [(1, [0, 1, 2]), (1.5, [0, 1, 2]), (0.5, [0, 1, 2]), (2, [0, 1, 2, 4]), (6, [0, 1, 2, 4, 5, 6, 12]), (8, [0, 1, 2, 4, 7, 8, 16])])
+@pytest.mark.parametrize("cpus, counts", [
+    (1, [0, 1, 2]), (1.5, [0, 1, 2]), (0.5, [0, 1, 2]), (2, [0, 1, 2, 4]), (6, [0, 1, 2, 4, 5, 6, 12]), (8, [0, 1, 2, 4, 7, 8, 16]),
+])
 def test_worker_counts(cpus, counts):
     assert plan.worker_counts(cpus) == counts
 
@@ -274,7 +276,9 @@ def choice(workers, envs_each, batches="all"):
     return Choice(workers, envs_each, batches, "envs")
 
 
-@pytest.mark.parametrize("which, batch", [(choice(0, 3), 3), (choice(1, 3), 3), (choice(2, 2), 4), (choice(4, 2, "gathered"), 4), (choice(2, 3, "zero_copy"), 3)])
+@pytest.mark.parametrize("which, batch", [
+    (choice(0, 3), 3), (choice(1, 3), 3), (choice(2, 2), 4), (choice(4, 2, "gathered"), 4), (choice(2, 3, "zero_copy"), 3),
+])
 def test_a_slice(which, batch):
     running = bench(functools.partial(Probe, work_us=50, num_agents=2))
     try:
@@ -552,7 +556,8 @@ def test_a_policy_that_raises(brief):
     (dict(per_worker=[0]), ValueError, "per_worker: 0"), (dict(per_worker=[1.5]), ValueError, "per_worker: 1.5"),
     (dict(rows=0), ValueError, "rows: 0"), (dict(rows=4, per_worker=[2]), ValueError, "give rows or per_worker, not both"),
     (dict(batches="some"), ValueError, "batches="), (dict(batches=()), ValueError, "batches="),
-    (dict(policy=3), TypeError, "policy=3"), (dict(policy=len, policy_us=3), ValueError, "not both"), (dict(policy_us=-1), ValueError, "policy_us=-1"),
+    (dict(policy=3), TypeError, "policy=3"), (dict(policy=len, policy_us=3), ValueError, "not both"),
+    (dict(policy_us=-1), ValueError, "policy_us=-1"),
     (dict(vary="worlds"), ValueError, "has no parameter `worlds`"), (dict(vary="agents"), ValueError, "vary='agents'"),
     (dict(timeout=3), TypeError, "timeout=3: tune\\(\\) has no such argument"), (dict(num_envs=3), TypeError, "num_envs=3"),
     (dict(slots=0), ValueError, "slots=0"), (dict(start_method="clone"), ValueError, "start_method='clone'"), (dict(seed=-1), ValueError, "seed=-1"),
