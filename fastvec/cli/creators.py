@@ -45,6 +45,7 @@ class Named:
         choice = tuning.chosen.choice
         creator = self.sized.replace(SIZE, str(choice.per_worker)) if choice.vary == "worlds" else self.expression
         imports = ["import fastvec", *(line for line in self.imports if line != "import functools" or "functools." in creator)]
+        imports.sort(key=lambda line: (line != "import functools", line.startswith("from ")))  # the standard library first
         arguments = "".join(f", {name}={value!r}" for name, value in tuning.arguments().items())
         return "\n".join([*imports, f"vec = fastvec.make({creator}{arguments})"])
 
@@ -162,7 +163,10 @@ def _of_gymnasium(text, settings):
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise CliError(f"{text}: is no id that gymnasium knows ({error}); else give module:function") from None
     given = "".join(f", {key}={value!r}" for key, value in settings.items())
-    return Named(functools.partial(gymnasium.make, text, **settings), ("import gymnasium",), f"lambda: gymnasium.make({text!r}{given})", vary="envs")
+    return Named(
+        functools.partial(gymnasium.make, text, **settings), ("import gymnasium", "import functools"),
+        f"functools.partial(gymnasium.make, {text!r}{given})", vary="envs",  # no lambda: any start method takes it
+    )
 
 
 # ---- worlds ----------------------------------------------------------------------------------------------------------
