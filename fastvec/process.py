@@ -109,6 +109,9 @@ class Worker:
                     self.process.start()
             self.pidfd = watchdog.open_pidfd(self.process.pid)
         except BaseException:
+            if self.process.pid is not None:  # a signal that came while it was started
+                self.kill()
+                self.ended(GRACE)
             self.release()
             raise
         finally:
