@@ -9,15 +9,17 @@ from fastvec_c.batch import Batch
 from fastvec_c.errors import ClosedError, FastvecError, RecvTimeout, StateError, WorkerError
 from fastvec_c.sync import WaitPolicy
 
+from fastvec.advantages import gae
 from fastvec.env import Env
 from fastvec.factory import make
+from fastvec.rollout import Rollout
 from fastvec.spaces import Spec
 from fastvec.step_times import StepTimes
 from fastvec.tuning import Tuning, tune
 from fastvec.vec_env import Stats, VecEnv, WorkerStats
 
 __all__ = [
-    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Spec", "Stats", "StateError", "StepTimes",
-    "Tuning", "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "make", "tune",
+    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Rollout", "Spec", "Stats", "StateError",
+    "StepTimes", "Tuning", "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "gae", "make", "tune",
 ]
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ import pickle
 import time
 from multiprocessing import reduction
 
+import numpy as np
 import psutil
 
 from fastvec_c.arena import Arena
@@ -20,6 +21,7 @@ from fastvec.autotune import choose_workers
 from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
 from fastvec.machine import usable_cpus
 from fastvec.recovery import Limits, Recovery
+from fastvec.spaces import Spec
 from fastvec.vec_env import VecEnv
 
 AUTORESET = ("next_step", "same_step", "disabled")
@@ -35,7 +37,10 @@ def make(
     zero_copy=False,
     in_order=False,
     seed=None,
-    slots=1,
+    slots=None,
+    horizon=None,
+    double_buffer=False,
+    trainer_fields=None,
     autoreset="next_step",
     wait="auto",
     start_method=None,
@@ -63,8 +68,13 @@ def make(
         in_order: with a smaller `batch_size`: batches come in the order in which they were sent, however long their
             envs take, instead of the first to finish.  The batches of a run are then the same each time.
         seed: for the first reset; None draws one.  Env i is seeded with `seed + i`.
-        slots: time steps that the arena holds: 1 takes least memory, 2 keeps the last observations readable while the
-            next are written, T + 1 holds a rollout.
+        slots: time steps that the arena holds: 1, unless given, takes least memory, 2 keeps the last observations readable
+            while the next are written.
+        horizon: steps of a rollout: `vec.rollout` then collects so many of each row in the arena itself, which has horizon + 1
+            slots.
+        double_buffer: with `horizon`, twice as many slots: the last rollout stays as it is while the next one is collected.
+        trainer_fields: {name: Spec or (shape, dtype)} of arrays of your own beside the observations, such as
+            {"values": ((), "float32")}: one row for each agent in each slot, which `send` fills and no worker touches.
         autoreset: of gymnasium envs that are done, as gymnasium.vector.AutoresetMode: "next_step", "same_step" or
             "disabled".  Other envs reset themselves.
         wait: how processes wait for one another: "auto" decides from the CPUs we may use, "spin", "yield", "park", or
@@ -103,7 +113,8 @@ def make(
     """
     if autoreset not in AUTORESET:
         raise ValueError(f"autoreset={autoreset!r}; give one of {AUTORESET}")
-    _check_count("slots", slots)
+    slots = _slots(slots, horizon, double_buffer)
+    trainer_fields = _trainer_fields(trainer_fields)
     limits = Limits(on_failure, max_restarts, restart_window)
     if timeout is not None and not (_is_number(timeout) and timeout > 0):
         raise ValueError(f"timeout={timeout!r}; give a number of seconds above 0, or None")
@@ -130,7 +141,7 @@ def make(
             tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context, on_failure != "raise")
             descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
-        hosting = lay_out(descriptions, units, slots)
+        hosting = lay_out(descriptions, units, slots, trainer_fields)
         _check_memory(hosting)
         arena = Arena.create(hosting.nbytes)
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
@@ -147,6 +158,7 @@ def make(
         vec = VecEnv(
             fields, boxes, host, units, len(creators) // units, hosting.rows // units, units_per_batch, not zero_copy,
             in_order, descriptions[0].action_spec, policy,
+            {name: arena.view(at, (slots, hosting.rows, *shape), dtype) for name, shape, dtype, at in hosting.trainer_placed}, horizon or 0,
             workers=workers, hosting=hosting, description=descriptions[0], seed=seed, timeout=timeout,
             recovery=recovery,
         )
@@ -242,12 +254,47 @@ def _units_per_batch(batch_size, num_envs, units, zero_copy) -> int:
     return batch_size // per_unit
 
 
+def _slots(slots, horizon, double_buffer) -> int:
+    if horizon is None:
+        if double_buffer:
+            raise ValueError("double_buffer=True is for rollouts; give horizon, the steps of one")
+        slots = 1 if slots is None else slots
+        _check_count("slots", slots)
+        return slots
+    _check_count("horizon", horizon)
+    if slots is not None:
+        raise ValueError(f"slots={slots}, but horizon={horizon} says how many there are; leave slots out")
+    if not isinstance(double_buffer, (bool, np.bool_)):
+        raise ValueError(f"double_buffer={double_buffer!r}; give True or False")
+    return (horizon + 1) * (2 if double_buffer else 1)
+
+
+def _trainer_fields(fields) -> dict[str, Spec]:
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise TypeError(f"trainer_fields={fields!r}; give a dict, such as {{'values': ((), 'float32')}}")
+    return {name: _trainer_field(name, row) for name, row in fields.items()}
+
+
+def _trainer_field(name, row) -> Spec:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"trainer_fields: the name {name!r}; give a string")
+    try:
+        spec = row if isinstance(row, Spec) else Spec(*(row if isinstance(row, tuple) and len(row) == 2 else (None,)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"trainer_fields[{name!r}]={row!r}; give a fastvec.Spec or (shape, dtype), such as ((), 'float32')") from error
+    if min(spec.shape, default=1) < 0 or spec.nbytes == 0 or spec.dtype.hasobject:
+        raise ValueError(f"trainer_fields[{name!r}]={row!r}; give a row of at least one element, of numbers or bools")
+    return spec
+
+
 def _check_memory(hosting: Hosting):
     available = psutil.virtual_memory().available
     if hosting.nbytes > available:
         raise MemoryError(
             f"the arena needs {hosting.nbytes / 2**20:.0f} MiB ({hosting.rows} rows in {hosting.slots} slots), "
-            f"{available / 2**20:.0f} MiB are available; make fewer envs, or fewer slots"
+            f"{available / 2**20:.0f} MiB are available; make fewer envs, or fewer slots (a shorter horizon)"
         )
 
 

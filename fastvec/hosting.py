@@ -121,13 +121,18 @@ class Hosting:
     rows: int
     rows_per_env: int
     placed: list  # fastvec_c.fields.plan
+    trainer_placed: list  # likewise, of arrays that workers know nothing of
     seeds_at: int  # int64 [num_envs]
     whats_at: int  # uint8 [num_envs]: fastvec_c.worker.KEEP, RESET or RESEED
     nbytes: int
 
 
-def lay_out(descriptions: list[Description], num_workers: int, slots: int) -> Hosting:
-    """The layout for envs with these descriptions.  Envs with fewer agents than others get rows that stay masked."""
+def lay_out(descriptions: list[Description], num_workers: int, slots: int, trainer_fields: dict[str, Spec]) -> Hosting:
+    """The layout for envs with these descriptions.  Envs with fewer agents than others get rows that stay masked.
+
+    Raises:
+        ValueError: a trainer field has the name of another field.
+    """
     first = descriptions[0]
     num_envs = len(descriptions)
     rows_per_env = max(d.num_agents for d in descriptions)
@@ -140,8 +145,12 @@ def lay_out(descriptions: list[Description], num_workers: int, slots: int) -> Ho
         ("masks", (), np.bool_),
     ]
     specs += [(name, spec.shape, spec.dtype) for name, spec in first.fields.items()]
+    for name in trainer_fields:
+        if name in (taken := [name for name, *_ in specs]):
+            raise ValueError(f"trainer_fields: {name!r} is a field of the envs; take another name than {', '.join(taken)}")
     seeds_at = -(-mailbox.nbytes(num_workers) // 64) * 64
     whats_at = seeds_at + 8 * num_envs
     rows = num_envs * rows_per_env
-    placed, nbytes = field_plan.plan(specs, slots, rows, whats_at + num_envs)
-    return Hosting(num_workers, slots, rows, rows_per_env, placed, seeds_at, whats_at, nbytes)
+    placed, end = field_plan.plan(specs, slots, rows, whats_at + num_envs)
+    trainer_placed, nbytes = field_plan.plan([(name, spec.shape, spec.dtype) for name, spec in trainer_fields.items()], slots, rows, end)
+    return Hosting(num_workers, slots, rows, rows_per_env, placed, trainer_placed, seeds_at, whats_at, nbytes)

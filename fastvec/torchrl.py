@@ -53,8 +53,8 @@ class VecEnv(EnvBase):
     """
 
     def __init__(self, env_fns, num_workers="auto", *, num_envs=None, device="cpu", **options):
-        if "autoreset" in options or "slots" in options or "batch_size" in options:
-            raise TypeError("autoreset, slots and batch_size are fastvec.torchrl's own; leave them out")
+        if not options.keys().isdisjoint(("autoreset", "slots", "horizon", "batch_size")):
+            raise TypeError("autoreset, slots, horizon and batch_size are fastvec.torchrl's own; leave them out")
         env_fns = list(env_fns) if isinstance(env_fns, (list, tuple)) else env_fns
         vec = make(env_fns, num_workers, num_envs=num_envs, autoreset="same_step", **options)
         try:

@@ -13,6 +13,7 @@ from fastvec_c.pool import Pool
 from fastvec_c.worker import KEEP, RESEED, RESET
 
 from fastvec import process
+from fastvec.rollout import Rollout
 from fastvec.torch_views import TorchViews, tensors
 
 _open = weakref.WeakSet()
@@ -77,7 +78,9 @@ class VecEnv(Pool):
 
     Ownership: the rows of a batch are yours from the `recv` (or `reset`, `step`) that returned it until the `send` that
     answers it; in between their workers write nothing.  With `slots=k`, that send gives away one slot only, so what you
-    received stays readable until the k-th next one.  Views stay readable memory after `close`.
+    received stays readable until the k-th next one.  With a `horizon` all steps of a rollout stay readable, as its
+    `Rollout` says, and batches that were gathered are yours until the send that answers them.  Views stay readable memory
+    after `close`.
 
     For one thread at a time, and for the process that made it.
 
@@ -88,15 +91,17 @@ class VecEnv(Pool):
         num_rows: rows of all.
         batch_size: envs in one `recv`.
         slots: time steps that the arena holds.
+        horizon: steps of a rollout, or None.
         single_observation_space, single_action_space: as the first env declares them.
         observation_spec, action_spec: fastvec.Spec of one row.
         policy: the WaitPolicy in use.
-        fields: {name: array [slots, num_rows, ...]}, views on the whole arena.
+        fields: {name: array [slots, num_rows, ...]}, views on the whole arena, trainer fields among them.
+        trainer_fields: those of them that are the trainer's own.
         torch: the same arrays as torch tensors (see TorchViews).
     """
 
     def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, in_order,
-                 action_spec, policy, *, workers, hosting, description, seed, timeout, recovery):
+                 action_spec, policy, trainer_fields, horizon, *, workers, hosting, description, seed, timeout, recovery):
         self._workers = workers
         self._recovery = recovery  # None: a worker that dies ends the run
         self._description = description
@@ -110,7 +115,10 @@ class VecEnv(Pool):
         self.num_rows = hosting.rows
         self.batch_size = units_per_batch * envs_per_unit
         self.slots = hosting.slots
-        self.fields = fields.views
+        self.horizon = horizon or None
+        self.fields = {**fields.views, **trainer_fields}
+        self._collecting = None  # the Rollout under way
+        self._begun_anew = []  # rows whose episodes began in the last one's last step, in workers that took a dead one's place
         self._tensors = None  # the same, of torch, when asked for
         self.autoreset = description.autoreset
         self.single_observation_space = description.observation_space
@@ -148,6 +156,8 @@ class VecEnv(Pool):
         """
         self._begin_reset(seed, options, env_mask)
         batch = self._recv_all(None, "reset")
+        if self._collecting is not None:
+            self._collecting._note(batch.infos)
         return batch.observations, batch.infos
 
     def async_reset(self, seed=None, options=None, env_mask=None):
@@ -166,11 +176,14 @@ class VecEnv(Pool):
             if not self._holds_all:
                 raise StateError("reset(env_mask=...) needs all rows in hand: step all envs, or reset all first")
         else:
+            self._collecting = None  # a rollout under way is given up
             self._await_all(None, "reset")
         self._reset_seeds[:] = [0 if s is None else s for s in seeds]
         self._reset_what[:] = [RESET if s is None else RESEED for s in seeds]
         if env_mask is not None:
             self._reset_what[~env_mask] = KEEP
+            if self._collecting is not None:
+                self._collecting._before_reset(env_mask)
         self._order_reset(options, env_mask is not None)
 
     def _seeds(self, seed):
@@ -202,6 +215,28 @@ class VecEnv(Pool):
             raise ValueError(f"options: a {type(options).__name__} of {len(options)}; give one for each of the {self.num_envs} "
                              "envs, or a dict for all")
         return list(options)
+
+    # ---- rollouts ----------------------------------------------------------------------------------------------------
+
+    def rollout(self, policy=None) -> Rollout:
+        """The next `horizon` steps of every row, kept in the arena.
+
+        Args:
+            policy: called with each Batch, returns what `send` takes, (actions, trainer fields); the rollout that is returned
+                is complete then.  None: it is collected by its own `collect`.
+
+        Raises:
+            StateError: there is no `horizon`; or rows are not in hand: call `reset` first, and complete the last rollout.
+            what `send`, `recv` and the policy raise: the rollout is given up then, and the next one begins where the rows are
+                (with batches smaller than all: after a `reset`).
+        """
+        if self.horizon is None:
+            raise StateError("rollout(): this VecEnv keeps no rollouts; give make() a horizon, the steps of one")
+        rollout = Rollout(self)
+        if policy is not None:
+            for batch in rollout.collect():
+                self.send(*policy(batch))
+        return rollout
 
     # ---- the slow path -----------------------------------------------------------------------------------------------
 

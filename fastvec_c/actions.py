@@ -2,18 +2,19 @@
 import numpy as np
 
 
-def as_rows(actions, num_rows, shape, dtype):
+def as_rows(actions, num_rows, shape, dtype, name="actions"):
     """A C-contiguous array [num_rows, *shape] of `dtype` with the values of `actions`.
 
     Args:
         actions: an array, a torch tensor on any device, nested lists; for a structured dtype also a dict or a tuple of
             these, one for each part.
+        name: what errors call them.
 
     Raises:
         ValueError: the shape does not fit.
         TypeError: the values cannot be cast without loss of kind (floats for a discrete action).
     """
-    return np.ascontiguousarray(_as_rows(actions, (num_rows, *shape), dtype, "actions"))
+    return np.ascontiguousarray(_as_rows(actions, (num_rows, *shape), dtype, name))
 
 
 def _as_rows(value, shape, dtype, name):

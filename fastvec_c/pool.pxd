@@ -36,6 +36,7 @@ cdef class Pool:
     cdef readonly int envs_per_unit, rows_per_unit, units_per_batch
     cdef readonly bint gather          # batches are copied together from any workers; else blocks, in place
     cdef readonly bint in_order        # batches come in the order in which they were sent; else the first to finish
+    cdef readonly dict trainer_fields  # {name: array [slots, rows, ...]} that workers know nothing of
     cdef int phase                     # FRESH, HOLDING, FLYING or CLOSED
     cdef readonly bint _busy            # a call is under way
 
@@ -51,6 +52,13 @@ cdef class Pool:
     cdef list batches                  # [block][slot] of Batch, made when first needed
     cdef list gathered                 # Batch objects on copied rows, used in turn
     cdef int next_gathered
+
+    # Rollouts: rollout n fills slot 0 to `horizon` of buffer n modulo their number.
+    cdef int horizon                   # steps of each unit; 0: there are none
+    cdef int last_slot                 # of the rollout under way: who has written it waits for the others; NOWHERE: none is
+    cdef int num_left                  # units that will not have written it with the order they have
+    cdef long long num_rollouts        # begun so far
+    cdef readonly long long oldest_rollout   # whose slots nobody has written since
 
     cdef fv_waiter waiter
     cdef pollfd *life                  # [num_units] readable when a worker is dead
@@ -74,13 +82,16 @@ cdef class Pool:
     cdef enter(self, str call)
     cdef set_bounds(self, spec)
     cdef dict step_rows(self, actions)
-    cdef order_step(self, actions)
+    cdef order_step(self, actions, dict fields)
     cdef void order(self, int u, int what) noexcept nogil
     cdef void finish_dropped(self) noexcept nogil
     cdef void blank(self, int u) noexcept nogil
     cdef void truncate(self, int u) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil
+    cdef int units_in_turn(self) noexcept nogil
+    cdef int next_buffer(self) noexcept nogil
+    cdef void carry(self, int u, int slot) noexcept nogil
     cdef void enqueue(self, int entry) noexcept nogil
     cdef bint enough(self, int units) noexcept nogil
     cdef int wait(self, int units, int64_t deadline) noexcept nogil
@@ -93,6 +104,7 @@ cdef class Pool:
     cdef object batch_gathered(self)
     cdef dict messages(self)
     cdef scatter(self, actions)
+    cdef scatter_fields(self, dict fields)
     cdef const char *fast_actions(self, actions, int *type) except? NULL
     cdef check_bounds(self, const char *data, int type, Py_ssize_t rows)
     cdef void account(self) noexcept nogil

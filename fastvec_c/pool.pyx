@@ -39,6 +39,8 @@ cdef enum:
     FLYING = 2     # recv has something to wait for
     CLOSED = 3
 
+    NOWHERE = -1   # no slot
+
     # What wait() returns beside the index of a dead worker.
     CAME = -1
     LATE = -2
@@ -67,10 +69,12 @@ cdef class Pool:
         in_order: batches come in the order in which they were sent; else the first to finish.
         action_spec: fastvec.Spec of one action.
         policy: how to wait.
+        trainer_fields: {name: array [slots, rows, ...]} that only the trainer writes and reads.
+        horizon: steps of a rollout, which needs `horizon + 1` slots; the slots are so many buffers for one.  0: no rollouts.
     """
 
     def __cinit__(self, Fields fields, Mailboxes boxes, Host host, int num_units, int envs_per_unit, int rows_per_unit,
-                  int units_per_batch, bint gather, bint in_order, action_spec, WaitPolicy policy, **_):
+                  int units_per_batch, bint gather, bint in_order, action_spec, WaitPolicy policy, dict trainer_fields, int horizon, **_):
         self.fields = fields
         self.boxes = boxes
         self.host = host
@@ -81,6 +85,9 @@ cdef class Pool:
         self.gather = gather and units_per_batch < num_units
         self.in_order = in_order
         self.waiter.policy = policy.c
+        self.trainer_fields = trainer_fields
+        self.horizon = horizon
+        self.last_slot = NOWHERE
         self.conns = []
         self.early = {}
         self.unit = <WorkerState *>calloc(num_units, sizeof(WorkerState))
@@ -91,7 +98,8 @@ cdef class Pool:
         if not (self.unit and self.queue and self.missing and self.held and self.life):
             raise MemoryError()
         self.batches = [[None] * fields.slots for _ in range(num_units // units_per_batch + 1)]
-        self.gathered = [self._buffers() for _ in range(fields.slots)] if self.gather else []
+        # With a horizon the slots keep what was seen; the copies are for the policy, and last until they are answered.
+        self.gathered = [self._buffers() for _ in range(1 if horizon else fields.slots)] if self.gather else []
         for u in range(num_units):
             self.life[u].fd = -1
             self.life[u].events = POLLIN
@@ -143,7 +151,7 @@ cdef class Pool:
 
     # ---- the user's calls --------------------------------------------------------------------------------------------
 
-    def send(self, actions=None):
+    def send(self, actions=None, dict fields=None):
         """Gives the actions for the batch that `recv` (or `reset`) returned to its workers; returns at once.
 
         From here on until the `recv` that returns them again, the batch's rows are the workers' (with `slots=k`: one
@@ -153,14 +161,16 @@ cdef class Pool:
             actions: [rows of the batch, *action shape], an array of the action dtype for speed; anything that casts to
                 it without loss of kind, a torch tensor, or a dict or tuple of arrays for structured actions.  None
                 takes what the caller wrote into the `actions` field itself.
+            fields: {name: [rows of the batch, ...]} of trainer fields, kept in the slot of the observations that they were
+                computed from, beside the actions.  Names left out are what the caller wrote there itself.
 
         Raises:
             StateError: there is no batch to answer.
-            ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then.
+            ValueError, TypeError: wrong shape, dtype, range or name; nothing has been sent then.
         """
         self.enter("send")
         try:
-            self.order_step(actions)
+            self.order_step(actions, fields)
         finally:
             self._busy = False
 
@@ -175,6 +185,7 @@ cdef class Pool:
             RecvTimeout: the time has passed; `recv` may be called again.
             WorkerError: an env raised or a worker died; the VecEnv is closed then.
         """
+        cdef int units
         self.enter("recv")
         try:
             if self.phase != FLYING:
@@ -182,8 +193,9 @@ cdef class Pool:
                     "recv() before reset(): call async_reset() first" if self.phase == FRESH
                     else "recv() with nothing sent: call send(actions) for the last batch first"
                 )
-            self.await_units(self.units_per_batch, timeout, "recv")
-            self.take(self.units_per_batch)
+            units = self.units_in_turn()
+            self.await_units(units, timeout, "recv")
+            self.take(units)
             return self.batch()
         finally:
             self._busy = False
@@ -205,7 +217,7 @@ cdef class Pool:
         """Steps all rows, and returns the infos: `step` for those who have the views on the rows."""
         self.enter("step")
         try:
-            self.order_step(actions)
+            self.order_step(actions, None)
             self.await_units(self.num_units, None, "step")
             self.take(self.num_units)
             infos = self.messages()
@@ -229,9 +241,10 @@ cdef class Pool:
         finally:
             self._busy = False
 
-    def _order_reset(self, list options, bint keep_slots):
-        """Resets the envs that the arena's table tells to; the others keep their rows.  `options`: of each env, or None."""
-        cdef int u, n = self.envs_per_unit
+    def _order_reset(self, list options, bint keep_rows):
+        """Resets the envs that the arena's table tells to; the others keep their rows if all are to be kept.  `options`: of each
+        env, or None."""
+        cdef int u, n = self.envs_per_unit, slot = 0
         cdef list messages = None
         self.enter("reset")
         try:
@@ -241,9 +254,15 @@ cdef class Pool:
             self.stepping = False
             self.options = options
             self.num_held = 0
+            if not keep_rows:
+                self.last_slot = NOWHERE  # a rollout under way is given up
+            if self.horizon and self.last_slot == NOWHERE:
+                slot = self.next_buffer()  # the last rollout keeps its own
             for u in range(self.num_units):
-                if not keep_slots:
-                    self.unit[u].slot = 0
+                if not keep_rows:
+                    self.unit[u].slot = slot
+                elif self.horizon and self.last_slot == NOWHERE:
+                    self.carry(u, slot)
                 if self.boxes is not None:
                     self.boxes.box[u].has_options = options is not None
                 self.order(u, FV_RESET)
@@ -356,6 +375,70 @@ cdef class Pool:
         """Workers that have no successor."""
         return [u for u in range(self.num_units) if self.unit[u].dropped]
 
+    def _begin_rollout(self):
+        """Brings all rows, which are in hand, to the first slot of the next buffer, and deals them out in batches again: each
+        unit until it has made `horizon` steps.  The number of the rollout."""
+        cdef int u
+        self.enter("rollout")
+        try:
+            if self.phase == FRESH:
+                raise StateError("rollout before reset(): call reset() first")
+            if self.phase != HOLDING or self.num_held < self.num_units:
+                raise StateError("a rollout begins with all rows in hand: complete the last one, or call reset() first")
+            self.last_slot = self.next_buffer()
+            for u in range(self.num_units):
+                self.carry(u, self.last_slot)
+            self.last_slot += self.horizon
+            self.num_left = self.num_units
+            self.num_held = self.queue_len = 0
+            for u in range(self.num_units if self.gather or self.in_order else self.num_units // self.units_per_batch):
+                self.enqueue(u)
+            if self.host is not None:
+                self.host.infos = {}  # told already, with the rows in hand
+            self.last_send = fv_now()
+            self.policy_ns += self.last_send - self.last_recv
+            self.stepping = False
+            self.phase = FLYING
+            self.num_rollouts += 1
+            return self.num_rollouts - 1
+        finally:
+            self._busy = False
+
+    def _end_rollout(self):
+        """The rollout is complete, or given up: whoever waits at its end is dealt out like the others from here on."""
+        cdef int u, block
+        if self.last_slot == NOWHERE:
+            return
+        for u in range(self.num_units):
+            if self.unit[u].slot != self.last_slot or self.num_held == self.num_units:
+                continue
+            block = u // self.units_per_batch
+            if self.in_order or self.gather and not self.unit[u].order:
+                self.enqueue(u)
+            elif not self.gather and self.missing[block] == 0 and u == block * self.units_per_batch:
+                self.enqueue(block)
+        self.last_slot = NOWHERE
+
+    @property
+    def _rollout_under_way(self):
+        return self.last_slot != NOWHERE
+
+    @property
+    def _units_left(self):
+        """Units that the rollout under way will deal out again."""
+        return self.num_left
+
+    def _slot_of(self, int env):
+        """The slot that was written last of an env's rows."""
+        return self.unit[env // self.envs_per_unit].slot
+
+    @property
+    def batch_slots(self):
+        """int64 [rows of the batch in hand]: the slot that each row's observation lies in, and into which belongs what answers it.
+        `vec.fields["values"][vec.batch_slots, batch.rows] = values` writes what `send(actions, {"values": values})` would."""
+        slots = np.array([self.unit[self.held[i]].slot for i in range(self.num_held)], np.int64)
+        return np.repeat(slots, self.rows_per_unit)
+
     @property
     def _slot(self):
         """The slot that was written last (of worker 0: of all, unless batches are smaller than all)."""
@@ -404,7 +487,7 @@ cdef class Pool:
             raise ClosedError(f"{call}() after close(): make a new VecEnv")
         self._busy = True
 
-    cdef order_step(self, actions):
+    cdef order_step(self, actions, dict fields):
         """What `send` does."""
         cdef int i
         if self.phase != HOLDING:
@@ -413,6 +496,10 @@ cdef class Pool:
                 else "send() twice: call recv() for a batch first"
             )
         self.scatter(actions)
+        if fields is not None:
+            self.scatter_fields(fields)
+        if self.horizon and self.last_slot == NOWHERE:
+            self.oldest_rollout = self.num_rollouts  # steps outside of rollouts write wherever their turn is
         self.last_send = fv_now()
         self.policy_ns += self.last_send - self.last_recv
         self.batches_done += 1
@@ -430,9 +517,10 @@ cdef class Pool:
         w.action_slot = w.slot
         if what == FV_STEP:
             w.slot = (w.slot + 1) % self.fields.slots
+            self.num_left -= w.slot == self.last_slot
         w.order = w.last_order = what
         self.num_flying += 1
-        if self.in_order and what != FV_CALL:
+        if self.in_order and what != FV_CALL and w.slot != self.last_slot:
             self.enqueue(u)
         self.missing[u // self.units_per_batch] += 1
         if self.boxes is not None:
@@ -483,10 +571,34 @@ cdef class Pool:
         self.missing[block] -= 1
         if self.in_order:
             return  # queued when it was sent
+        if self.unit[u].slot == self.last_slot:
+            return  # nobody answers it in this rollout
         if self.gather:
             self.enqueue(u)
         elif self.missing[block] == 0:
             self.enqueue(block)
+
+    cdef int units_in_turn(self) noexcept nogil:
+        """How many units the next `recv` returns: fewer when a rollout runs out, and all of them at its end."""
+        if self.last_slot == NOWHERE:
+            return self.units_per_batch
+        return min(self.units_per_batch, self.num_left) if self.num_left else self.num_units
+
+    cdef int next_buffer(self) noexcept nogil:
+        """The first slot of the next rollout, which from here on is not that of an older one."""
+        cdef int buffers = self.fields.slots // (self.horizon + 1)
+        self.oldest_rollout = max(self.oldest_rollout, self.num_rollouts - buffers + 1)
+        return self.num_rollouts % buffers * (self.horizon + 1)
+
+    cdef void carry(self, int u, int slot) noexcept nogil:
+        """Copies what a unit wrote last to another slot, from which it goes on.  Not the actions, which it is to be given."""
+        cdef int k, n = self.rows_per_unit
+        cdef Field *f
+        for k in range(self.fields.num_fields if slot != self.unit[u].slot else 0):
+            if k != ACTIONS:
+                f = &self.fields.field[k]
+                memcpy(row(f, slot, u * n), row(f, self.unit[u].slot, u * n), n * f.row_nbytes)
+        self.unit[u].slot = slot
 
     cdef void enqueue(self, int entry) noexcept nogil:
         self.queue[(self.queue_head + self.queue_len) % self.num_units] = entry
@@ -659,7 +771,7 @@ cdef class Pool:
         cdef char *data
         cdef int64_t *rows
         batch = self.gathered[self.next_gathered]
-        self.next_gathered = (self.next_gathered + 1) % self.fields.slots
+        self.next_gathered = (self.next_gathered + 1) % len(self.gathered)
         for k in range(5):
             f = &self.fields.field[which[k]]
             array = batch[k]
@@ -673,6 +785,8 @@ cdef class Pool:
         for i in range(self.num_held):
             for k in range(n):
                 rows[i * n + k] = self.held[i] * n + k
+        if self.num_held < self.units_per_batch:  # the rest of a rollout
+            return Batch(*[part if part is _NO_INFOS else part[:self.num_held * n] for part in batch])
         return batch
 
     cdef dict messages(self):
@@ -725,6 +839,27 @@ cdef class Pool:
                     self.check_bounds(data, type, self.num_held * n)  # raises
             elif target != data + i * nbytes:
                 memcpy(target, data + i * nbytes, nbytes)
+
+    cdef scatter_fields(self, dict fields):
+        """Writes the trainer's own fields of the held units into their rows of the arena."""
+        cdef int i, u, n = self.rows_per_unit
+        cdef cnp.ndarray field, rows
+        cdef const char *data
+        cdef char *target
+        cdef size_t nbytes
+        for name, values in fields.items():
+            if name not in self.trainer_fields:
+                declared = _listed(self.trainer_fields) or "none were"
+                raise ValueError(f"fields: {name!r} is not a trainer field; declared in make(trainer_fields=...): {declared}")
+            field = self.trainer_fields[name]
+            rows = as_rows(values, self.num_held * n, (<object>field).shape[2:], (<object>field).dtype, f"fields[{name!r}]")
+            data = <const char *>cnp.PyArray_DATA(rows)
+            nbytes = n * <size_t>cnp.PyArray_STRIDE(field, 1)
+            for i in range(self.num_held):
+                u = self.held[i]
+                target = <char *>cnp.PyArray_DATA(field) + self.unit[u].slot * cnp.PyArray_STRIDE(field, 0) + u * nbytes
+                if target != data + i * nbytes:
+                    memcpy(target, data + i * nbytes, nbytes)
 
     cdef const char *fast_actions(self, actions, int *type) except? NULL:
         """The data of an array that is as the arena wants it, or of int64 for bounded int32; NULL for anything else.
