@@ -3,7 +3,7 @@ import numpy as np
 
 from libc.stdint cimport uint8_t
 
-from fastvec_c.gae cimport fv_gae_step
+from fastvec_c.gae cimport fv_gae_arrays, fv_gae_step
 
 
 def estimate(const float[:, :] rewards not None, const float[:, :] values not None, const float[::1] last_values not None,
@@ -22,14 +22,15 @@ def estimate(const float[:, :] rewards not None, const float[:, :] values not No
     """
     cdef Py_ssize_t t, steps = rewards.shape[0], rows = rewards.shape[1]
     cdef const float[::1] nothing = np.zeros(rows, np.float32)
-    cdef const float *next_values
-    cdef const float *later
+    cdef fv_gae_arrays x
     if steps == 0 or rows == 0:
         return
-    next_values, later = &last_values[0], &nothing[0]
     with nogil:
+        x.next_values, x.next_advantages = &last_values[0], &nothing[0]
         for t in range(steps - 1, -1, -1):
-            fv_gae_step(rows, gamma, gamma * gae_lambda, &rewards[t, 0], &values[t, 0], next_values,
-                        next_values if final_values is None else &final_values[t, 0], &terminations[t, 0], &truncations[t, 0],
-                        &masks[t, 0], later, &advantages[t, 0], &returns[t, 0])
-            next_values, later = &values[t, 0], &advantages[t, 0]
+            x.rewards, x.values = &rewards[t, 0], &values[t, 0]
+            x.final_values = x.next_values if final_values is None else &final_values[t, 0]
+            x.terminations, x.truncations, x.masks = &terminations[t, 0], &truncations[t, 0], &masks[t, 0]
+            x.advantages, x.returns = &advantages[t, 0], &returns[t, 0]
+            fv_gae_step(rows, gamma, gamma * gae_lambda, &x)
+            x.next_values, x.next_advantages = x.values, x.advantages
