@@ -270,8 +270,8 @@ class Rollout:
         return known if given is None else np.where(np.isnan(given := as_array(given)), known, given)
 
     def final_observations(self):
-        """The last observations of episodes that were truncated, where a reset in the same step has put the first of the next in
-        their place, and infos have them ("final_obs", with autoreset="same_step").
+        """The last observations of episodes that were truncated, with autoreset="same_step", where a reset in the same step has put
+        the first ones of the next episodes in their place: infos have them ("final_obs").
 
             steps, rows, observations = rollout.final_observations()
             final_values = np.full((rollout.horizon, vec.num_rows), np.nan, np.float32)
@@ -279,22 +279,23 @@ class Rollout:
             rollout.gae(last_values, final_values=final_values)
 
         Returns:
-            (steps, rows, observations): int64 [n], int64 [n], [n, ...]
+            (steps, rows, observations): int64 [n], int64 [n], [n, ...], copies.
+
+        Raises:
+            StateError: `autoreset` is another; or the rollout is not complete, or gone.
         """
-        agents, found = self._vec.agents_per_env, []
-        for t, row in np.argwhere(self.truncations & self.masks):
-            env, agent = divmod(int(row), agents)
-            told = self.infos[t].get(env)
-            last = told.get("final_obs") if isinstance(told, dict) else None
-            if last is not None and self._names and self._names[env] is not None:
-                last = last.get(self._names[env][agent])
-            if last is not None:
-                found.append((t, row, last))
-        like = self._vec.fields["observations"]
-        observations = np.zeros((len(found), *like.shape[2:]), like.dtype)
-        for i, (_, _, last) in enumerate(found):
+        if self._vec.autoreset != "same_step":
+            raise StateError(f"final_observations() with autoreset={self._vec.autoreset!r}: infos have none; gae() knows what is known")
+        steps, rows = np.nonzero(self.truncations & self.masks)
+        observations = self.next_observations[steps, rows]  # of who left before the others of its env: they are the last ones
+        for i, (t, row) in enumerate(zip(steps, rows, strict=True)):
+            env, agent = divmod(int(row), self._vec.agents_per_env)
+            if "final_obs" not in self.infos[t].get(env, ()):
+                continue
+            last = self.infos[t][env]["final_obs"]
+            if self._names and self._names[env] is not None:
+                last = last[self._names[env][agent]]
             write_sample(observations[i, ...], last, self._vec.single_observation_space)
-        steps, rows = np.array([at[:2] for at in found], np.int64).reshape(-1, 2).T
         return steps, rows, observations
 
     @property
