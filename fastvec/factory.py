@@ -284,7 +284,7 @@ def _trainer_field(name, row) -> Spec:
         spec = row if isinstance(row, Spec) else Spec(*(row if isinstance(row, tuple) and len(row) == 2 else (None,)))
     except (TypeError, ValueError) as error:
         raise TypeError(f"trainer_fields[{name!r}]={row!r}; give a fastvec.Spec or (shape, dtype), such as ((), 'float32')") from error
-    if min(spec.shape, default=1) < 0 or spec.nbytes == 0 or spec.dtype.hasobject:
+    if min(spec.shape, default=1) < 0 or spec.nbytes == 0 or spec.dtype.kind not in "biufcV" or spec.dtype.hasobject:
         raise ValueError(f"trainer_fields[{name!r}]={row!r}; give a row of at least one element, of numbers or bools")
     return spec
 

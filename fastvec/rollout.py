@@ -83,7 +83,8 @@ class Rollout:
                     raise StateError("the rollout was given up by a reset(), or by another rollout, in the middle of it")
                 last = vec._units_left == 0
                 batch = vec.recv()
-                self._note(batch.infos)
+                if batch.infos:
+                    self._note(batch.infos)
                 if last:
                     break
                 yield batch

@@ -852,7 +852,10 @@ cdef class Pool:
                 declared = _listed(self.trainer_fields) or "none were"
                 raise ValueError(f"fields: {name!r} is not a trainer field; declared in make(trainer_fields=...): {declared}")
             field = self.trainer_fields[name]
-            rows = as_rows(values, self.num_held * n, (<object>field).shape[2:], (<object>field).dtype, f"fields[{name!r}]")
+            if is_rows(values, self.num_held * n, field):
+                rows = values
+            else:
+                rows = as_rows(values, self.num_held * n, (<object>field).shape[2:], (<object>field).dtype, f"fields[{name!r}]")
             data = <const char *>cnp.PyArray_DATA(rows)
             nbytes = n * <size_t>cnp.PyArray_STRIDE(field, 1)
             for i in range(self.num_held):
@@ -923,6 +926,25 @@ cdef class Pool:
             for i in range(self.num_held):
                 self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
         self.env_ns += min(self.slowest_ns, passed)
+
+
+cdef bint is_rows(values, Py_ssize_t rows, cnp.ndarray field):
+    """Whether `values` are so many rows of a field [slots, rows, ...] as they are: too frequent for as_rows."""
+    cdef int i, dims = cnp.PyArray_NDIM(field) - 1
+    cdef cnp.ndarray array
+    if not cnp.PyArray_CheckExact(values):
+        return False
+    array = values
+    if (
+        cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(field) or cnp.PyArray_ITEMSIZE(array) != cnp.PyArray_ITEMSIZE(field)
+        or cnp.PyArray_TYPE(array) == cnp.NPY_VOID  # one structure may differ from another
+        or not cnp.PyArray_ISCARRAY_RO(array) or cnp.PyArray_NDIM(array) != dims or cnp.PyArray_DIM(array, 0) != rows
+    ):
+        return False
+    for i in range(1, dims):
+        if cnp.PyArray_DIM(array, i) != cnp.PyArray_DIM(field, i + 1):
+            return False
+    return True
 
 
 ctypedef fused integer:

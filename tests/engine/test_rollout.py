@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastvec
+import fastvec.drive
 
 try:
     import torch  # here, so that the collections after each test do not look through it again
@@ -178,6 +179,28 @@ def test_masks_are_the_arenas(stepped):
             rollout = vec.rollout(lambda batch: (np.stack([actions_at(vec, 0)[row] for row in batch.rows]), None))
             assert np.shares_memory(rollout.masks, vec.fields["masks"])
             assert rollout.masks.tolist() == part(stepped["rows"], k, "masks").tolist()
+
+
+def test_drive():
+    """Agents that are done before their world, and worlds that begin anew, over several rollouts."""
+    creator, actions = fastvec.drive.creator("shipped", worlds=2, episode_len=15), np.random.default_rng(0).integers(0, 91, (60, 200))
+    with fastvec.make(creator, 0, seed=0) as vec:
+        vec.reset()
+        rows, kept = vec.num_rows, {name: [vec.fields[name][0].copy()] for name in ("observations", "rewards", "terminations", "truncations", "masks")}
+        for t in range(60):
+            vec.step(actions[t, :rows])
+            for name, arrays in kept.items():
+                arrays.append(vec.fields[name][0].copy())
+    kept = {name: np.stack(arrays) for name, arrays in kept.items()}
+    assert kept["truncations"].any() and not kept["masks"].all() and kept["masks"][31].any()
+    with fastvec.make(creator, 1, seed=0, horizon=20) as vec:
+        vec.reset()
+        for k in range(3):
+            steps = iter(range(20 * k, 20 * k + 20))
+            rollout = vec.rollout(lambda batch: (actions[next(steps), :rows], None))
+            assert np.array_equal(rollout.observations, kept["observations"][20 * k:20 * k + 20])
+            for name in ("rewards", "terminations", "truncations", "masks"):
+                assert np.array_equal(getattr(rollout, name), kept[name][20 * k + 1:20 * k + 21])
 
 
 # ---- advantages ------------------------------------------------------------------------------------------------------
@@ -558,6 +581,7 @@ def test_what_does_not_belong_into_the_loop():
     ({"trainer_fields": {"values": ((-1,), "float32")}}, r"trainer_fields\['values'\].*at least one element"),
     ({"trainer_fields": {"values": ((0,), "float32")}}, r"trainer_fields\['values'\].*at least one element"),
     ({"trainer_fields": {"values": ((), object)}}, r"trainer_fields\['values'\].*numbers or bools"),
+    ({"trainer_fields": {"values": ((), "U3")}}, r"trainer_fields\['values'\].*numbers or bools"),
     ({"trainer_fields": {3: ((), "float32")}}, "trainer_fields: the name 3; give a string"),
     ({"trainer_fields": {"rewards": ((), "float32")}}, "trainer_fields: 'rewards' is a field of the envs; take another name"),
     ({"trainer_fields": {"tag": ((), "float32")}, "creator": envs.Herd}, "trainer_fields: 'tag' is a field of the envs"),

@@ -102,6 +102,37 @@ def test_disabled(num_workers):
             vec.step(np.zeros(6, int))
 
 
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step", "disabled"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_rollouts(num_workers, autoreset):
+    """A step counts where its agent acted: not after it left, nor where it only comes in; last observations go by names."""
+    period, steps = 10 if autoreset == "next_step" else 9, 14
+    with fastvec.make(Relay, num_workers, num_envs=2, seed=0, horizon=steps, autoreset=autoreset,
+                      trainer_fields={"values": ((), "float32")}) as vec:
+        vec.reset()
+        for k in range(3):
+            rollout = vec.rollout()
+            for batch in rollout.collect():
+                if autoreset == "disabled" and batch.truncations.any():
+                    vec.reset(env_mask=np.ones(2, bool))
+                vec.send(np.full(6, 2), {"values": np.full(6, 10.0)})
+            at = np.arange(k * steps, (k + 1) * steps) % period
+            acted = np.stack([at < 3 * (agent + 1) for agent in range(3)] * 2, 1)
+            assert rollout.masks.tolist() == acted.tolist()
+            assert rollout.rewards.tolist() == (2.0 * acted).tolist()
+            ends = np.stack([at == 3 * (agent + 1) - 1 for agent in range(3)] * 2, 1)
+            assert (rollout.terminations | rollout.truncations).tolist() == ends.tolist()
+            finals = None
+            if autoreset == "same_step":
+                t, rows, observations = rollout.final_observations()
+                assert list(zip(t, rows)) == [(t, row) for t in np.flatnonzero(at == 8) for row in (2, 5)]
+                assert observations[:, [0, 2, 3]].tolist() == [[2, 9, 2]] * len(t)
+                finals = np.full((steps, 6), np.nan)
+                finals[t, rows] = 10
+            advantages, _ = rollout.gae(np.full(6, 10.0), gamma=0.5, gae_lambda=0, final_values=finals)
+            assert advantages.tolist() == np.where(acted, np.where(rollout.terminations, 2.0 - 10, 2.0 + 5 - 10), 0).tolist()
+
+
 def test_action_masks():
     with three(1, Masked) as vec:
         observations, _ = vec.reset()
