@@ -56,7 +56,7 @@ def gae(rewards, values, last_values, terminations, truncations, *, masks=None, 
     flags = {"terminations": terminations, "truncations": truncations, "masks": np.broadcast_to(True, shape) if masks is None else masks}
     floats = {name: _steps(name, x, shape, np.float32) for name, x in floats.items()}
     flags = {name: _steps(name, x, shape, np.bool_).view(np.uint8) for name, x in flags.items()}
-    last = _steps("last_values", as_array(last_values)[None], (1, *shape[1:]), np.float32)[0]
+    last = _steps("last_values", as_array("last_values", last_values, shape[1:])[None], (1, *shape[1:]), np.float32)[0]
     final = None if isinstance(final_values, str) else floats.get("final_values", floats["values"])
     advantages, returns = np.empty((2, *floats["rewards"].shape), np.float32)
     estimate(floats["rewards"], floats["values"], last, final, flags["terminations"], flags["truncations"], flags["masks"],
@@ -64,19 +64,24 @@ def gae(rewards, values, last_values, terminations, truncations, *, masks=None, 
     return advantages.reshape(shape), returns.reshape(shape)
 
 
-def as_array(x):
-    """An array, or a torch tensor, as an array."""
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+def as_array(name, x, shape):
+    """An array, or a torch tensor, as an array.
+
+    Raises:
+        ValueError: it has another shape.
+        TypeError: it has no numbers.
+    """
+    x = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    if x.shape != shape:
+        raise ValueError(f"{name}: shape {x.shape}; give {shape}, as rewards have")
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: dtype {x.dtype}; give numbers or bools")
+    return x
 
 
 def _steps(name, x, shape, dtype):
     """[T, rows], the rows of a step side by side."""
-    x = as_array(x)
-    if x.shape != shape:
-        given, needed = (x.shape[1:], shape[1:]) if name == "last_values" else (x.shape, shape)
-        raise ValueError(f"{name}: shape {given}; give {needed}, as rewards have")
-    if x.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: dtype {x.dtype}; give numbers or bools")
+    x = as_array(name, x, shape)
     rows = int(np.prod(shape[1:], dtype=np.int64))
     x = x.astype(dtype, copy=False).reshape(shape[0], rows)
     return x if rows < 2 or x.strides[1] == x.itemsize else np.ascontiguousarray(x)

@@ -50,6 +50,7 @@ class Description:
     fields: dict[str, Spec]
     num_agents: int
     autoreset: str | None  # None: it resets itself
+    resets_late: bool  # the step after the end of an episode only resets
     compiled: bool
     kind: str  # the type's name, without gymnasium's wrappers
 
@@ -59,10 +60,14 @@ def describe(envs: list) -> list[Description]:
     return [
         Description(
             e.observation_spec, e.action_spec, *_spaces(e), e.fields, e.num_agents,
-            getattr(e, "autoreset", None), hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
+            getattr(e, "autoreset", None), _resets_late(e), hasattr(e.env, "__fastvec_env__"), type(getattr(e.env, "unwrapped", e.env)).__name__,
         )
         for e in envs
     ]
+
+
+def _resets_late(adapted):
+    return getattr(adapted, "autoreset", None) == "next_step" or isinstance(adapted, BufferEnv) and not adapted.resets_itself
 
 
 def _spaces(adapted):

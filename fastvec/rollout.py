@@ -187,22 +187,22 @@ class Rollout:
     @property
     def masks(self):
         """bool [T, num_rows]: the steps to learn from.  False where no agent took part (as in the arena's masks), where the step only
-        reset the env (autoreset="next_step"), and where a worker died before it had an outcome."""
+        reset the env (autoreset="next_step", and the emulated envs of PufferLib), and where a worker died before it had an outcome."""
         took_part = self._slots("masks", 1)
         if self._masks is None:
             self._masks = self._counting(took_part)
         return self._masks
 
     def _counting(self, took_part):
-        autoreset = self._vec.autoreset
-        if autoreset is None and not self._lost and not self._resets:
+        autoreset, resets_late = self._vec.autoreset, self._vec._resets_late
+        if autoreset is None and not (resets_late or self._lost or self._resets):
             return took_part
         counting = took_part.copy()
         for t, rows, got in reversed(self._resets):
             counting[t - 1, rows] = got["masks"][rows]
         if autoreset is not None:
             counting &= self._slots("masks")  # of many agents: one that comes only now has not acted
-        if autoreset == "next_step":
+        if resets_late:
             over = self._slots("terminations") | self._slots("truncations")
             for t, rows in self._begun:
                 over[t, rows] = False
@@ -229,8 +229,9 @@ class Rollout:
         """Advantages and returns of every step, by generalized advantage estimation; see `fastvec.gae` for the formula.
 
         Where an episode was truncated, its last observation's value is taken from `final_values`, else from the next step, where that
-        is the last observation (autoreset="next_step"; or "disabled", and the env was not reset before the rollout's end).  Else,
-        with "same_step" and envs that reset themselves, the value of the observation before stands for it.
+        has the last observation (autoreset="next_step" and PufferLib's emulated envs; or "disabled", and the env was not reset before
+        the rollout's end).  Else, with "same_step" and other envs that reset themselves, the value of the observation before stands
+        for it.
 
         Args:
             last_values: [num_rows], of `last_observations`.
@@ -261,14 +262,18 @@ class Rollout:
 
     def _final_values(self, values, last_values, given):
         """What `fastvec.gae` takes, from what the caller knows and what the rollout does."""
-        if self._vec.autoreset not in ("next_step", "disabled"):
+        if not self._vec._resets_late and self._vec.autoreset != "disabled":
             return given
         if given is None and not self._resets:
             return "next"
-        known = np.concatenate([as_array(values)[1:], as_array(last_values)[None]]).astype(np.float32)
+        shape = self.rewards.shape
+        known = np.concatenate([as_array("values", values, shape)[1:], as_array("last_values", last_values, shape[1:])[None]])
         for t, rows, _ in self._resets:  # which put first observations in the place of last ones
             known[t - 1, rows] = np.nan
-        return known if given is None else np.where(np.isnan(given := as_array(given)), known, given)
+        if given is None:
+            return known
+        given = as_array("final_values", given, shape if np.ndim(given) else ())
+        return np.where(np.isnan(given), known, given)
 
     def final_observations(self):
         """The last observations of episodes that were truncated, with autoreset="same_step", where a reset in the same step has put

@@ -121,6 +121,7 @@ class VecEnv(Pool):
         self._begun_anew = []  # rows whose episodes began in the last one's last step, in workers that took a dead one's place
         self._tensors = None  # the same, of torch, when asked for
         self.autoreset = description.autoreset
+        self._resets_late = description.resets_late
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
         self.observation_spec = description.observation_spec

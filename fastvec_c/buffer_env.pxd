@@ -2,7 +2,7 @@ from .pyenv cimport PyEnv
 
 
 cdef class BufferEnv(PyEnv):
-    cdef bint resets_itself
+    cdef readonly bint resets_itself
     cdef object build
     cdef object env_step
     cdef object env_reset

@@ -475,6 +475,35 @@ def test_fastvec_make(kind, num_workers, slots):
             vec.step(actions_of(vec_like(vec), t))
 
 
+def test_rollouts_leave_reset_steps_out():
+    """Emulated envs reset in a step of their own, whose observation before is the last one of the episode: its value is known."""
+    creator = functools.partial(envs.plain_creator, Nine)
+    with fastvec.make(creator, 0, num_envs=1, seed=0, horizon=25, trainer_fields={"values": ((), "float32")}) as vec:
+        vec.reset()
+        rollout = vec.rollout(lambda batch: (np.zeros(1, np.int32), {"values": batch.observations[:, 0]}))
+        assert rollout.truncations[:, 0].nonzero()[0].tolist() == [8, 18]
+        assert (~rollout.masks[:, 0]).nonzero()[0].tolist() == [9, 19]
+        advantages, _ = rollout.gae(rollout.last_observations[:, 0], gamma=0.5, gae_lambda=0)
+        assert advantages[8, 0] == 1 + 0.5 * 9 - 8 and advantages[9, 0] == 0 and advantages[10, 0] == 1 + 0.5 - 0
+    with fastvec.make(envs.herd, 0, num_envs=1, horizon=3) as vec:
+        assert not vec._resets_late
+
+
+class Nine(envs.gymnasium.Env):
+    """Observes the step; truncated after nine."""
+
+    observation_space = envs.spaces.Box(0, 9, (1,), np.float32)
+    action_space = envs.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, False, self.t == 9, {}
+
+
 def vec_like(vec):
     """What actions_of asks for."""
     vec.num_agents = vec.num_rows
