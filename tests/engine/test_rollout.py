@@ -1,4 +1,5 @@
 """Rollouts in the arena are what stepping and copying gives, bit for bit; whose they are, and until when."""
+import os
 import threading
 
 import envs
@@ -561,6 +562,70 @@ def test_what_does_not_belong_into_the_loop():
                     wrong()
             vec.reset()
         assert vec.rollout(zeros).masks.all()
+
+
+def assert_played(rollout):
+    """By the rules of Cut, whose observations are [seed, episode, step, sum of actions]."""
+    seed, episode, step, total = rollout.observations.transpose(2, 0, 1)
+    acted = rollout.masks
+    over = acted & (step + 1 >= 5 + episode % 3)
+    late = episode % 2 == 1
+    following = np.stack([seed, np.where(acted, episode, episode + 1), np.where(acted, step + 1, 0), np.where(acted, total + rollout.actions, 0)], 2)
+    assert np.array_equal(rollout.next_observations, following)
+    assert np.array_equal(rollout.rewards, np.where(acted, total + rollout.actions, 0))
+    assert np.array_equal(rollout.terminations, over & ~late) and np.array_equal(rollout.truncations, over & late)
+    assert np.array_equal(acted[1:], ~over[:-1])
+    assert np.array_equal(rollout.fields["values"], values_of(rollout.observations))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("double_buffer", [False, True])
+def test_whatever_comes_in_between(mode, double_buffer):
+    """Rollouts, some given up, steps, resets, calls, in any order: every rollout that is complete has been played by the rules, and the
+    last two, with two buffers, stay as they are."""
+    rng = np.random.default_rng(list(MODES).index(mode))
+    with make(double_buffer=double_buffer, trainer_fields={"values": ((), "float32")}, **MODES[mode]) as vec:
+        vec.reset()
+        complete, kept = 0, []
+
+        def answer(batch):
+            return rng.integers(0, 7, len(batch.rows)), {"values": values_of(batch.observations)}
+
+        for what in rng.choice(["rollout", "rollout", "leave", "step", "reset", "reset some", "call"], 40):
+            if what == "rollout":
+                rollout = vec.rollout(answer)
+                complete += 1
+                kept = [*kept, rollout][-2:] if double_buffer else [rollout]
+            elif what == "leave":
+                leave = rng.integers(0, 20)
+                for i, batch in enumerate(vec.rollout().collect()):
+                    if i == leave:
+                        break
+                    vec.send(*answer(batch))
+                if vec.batch_size < 6:
+                    vec.reset()
+                kept = []
+            elif what == "step":
+                for _ in range(rng.integers(1, 4)):
+                    vec.step(rng.integers(0, 7, 6)) if vec.batch_size == 6 else vec.call("seed")
+                kept = kept if vec.batch_size < 6 else []
+            elif what == "call":
+                vec.call("seed")
+            else:
+                vec.reset(env_mask=None if what == "reset" else rng.random(6) < 0.5)
+                kept = kept[1:] if double_buffer and len(kept) == 2 else kept if double_buffer else []
+            for rollout in kept:
+                assert_played(rollout)
+        assert complete > 5
+
+
+@needs_torch
+def test_the_example_of_the_docs():
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "docs", "rollouts.md")) as f:
+        example = f.read().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(example.replace("range(10)", "range(2)"), names)
+    assert names["advantages"].shape == names["returns"].shape == (names["counting"].sum(),)
 
 
 # ---- what does not fit -----------------------------------------------------------------------------------------------
