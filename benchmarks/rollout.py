@@ -1,7 +1,9 @@
 """Rollouts in the arena against stepping and copying into buffers, CleanRL's way; and GAE in C against loops over time.
 
 Both sides of the first step the same envs with the same actions and keep observations, actions, rewards, flags, log-probabilities and
-values of T steps; the policy costs nothing.  GAE: as CleanRL's scripts have it, in torch, and the same in NumPy.
+values of T steps; the policy costs nothing.  (The compiled no-op env writes four floats of a row in a step: what is left is the copying.)
+"One slot" is stepping alone, which keeps nothing: rows that are written where they were before lie in the caches, rows of a rollout
+are on their way to memory.  GAE: as CleanRL's scripts have it, in torch with one thread, and the same in NumPy.
 """
 import sys
 from functools import partial
@@ -49,15 +51,17 @@ def collecting(report, repetitions, seconds):
                 fastvec.make(creator, num_workers, num_envs=envs) as plain,
                 fastvec.make(creator, num_workers, num_envs=envs, horizon=STEPS, trainer_fields=FIELDS) as kept,
             ):
-                sides = {side: partial(harness.seconds_per_call, call, seconds) for side, call in
-                         (("copied", copier(plain)), ("rollout", roller(kept)))}
+                calls = {"one slot": stepper(plain), "copied": copier(plain), "rollout": roller(kept)}
+                for call in calls.values():
+                    call()  # which touches the memory
+                sides = {side: partial(harness.seconds_per_call, call, seconds) for side, call in calls.items()}
                 measured = report.rounds.in_turn(sides, repetitions)
                 factor = harness.ratio(measured["copied"], measured["rollout"])
                 rows.append([f"{name}: {kept.num_rows} rows", *(in_us(x) for x in measured.values()), factor])
                 if factor.median < 1:
                     slower.append(f"{name}: {factor.median:.3g}")
         where = harness.workers(num_workers)
-        report.table(f"{STEPS} steps, {where}: µs per step", ["envs", "copied", "rollout", "times as fast"], rows)
+        report.table(f"{STEPS} steps, {where}: µs per step", ["envs", "one slot", "copied", "rollout", "copied/rollout"], rows)
         factors = [row[-1].median for row in rows]
         report.target(f"rollouts are faster than copying ({where})", not slower,
                       f"{min(factors):.3g} to {max(factors):.3g} times" + "".join(f"; {x}" for x in slower))
@@ -70,6 +74,18 @@ def in_us(measured):
 def actions_for(vec):
     rng = np.random.default_rng(0)
     return rng.integers(0, int(vec.action_spec.high) + 1, (STEPS, vec.num_rows))
+
+
+def stepper(vec):
+    """A function that steps only."""
+    actions = actions_for(vec)
+    vec.reset(seed=0)
+
+    def step():
+        for t in range(STEPS):
+            vec.step(actions[t])
+
+    return step
 
 
 def copier(vec):
@@ -159,6 +175,7 @@ def as_tensors(x):
         import torch
     except ImportError:
         return None
+    torch.set_num_threads(1)  # more only get in each other's way here
     return [torch.from_numpy(array) for array in x]
 
 

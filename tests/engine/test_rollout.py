@@ -239,7 +239,7 @@ def test_gae(autoreset):
         rollout, finals = vec.rollout(), np.full((steps, 6), np.nan)
         for t, batch in enumerate(rollout.collect()):
             if autoreset == "disabled" and (over := batch.terminations | batch.truncations).any():
-                if t % 2:  # else the value of the observation before stands for it
+                if t < 15:  # later the value of the observation before stands for it
                     finals[t - 1] = critic(batch.observations)
                 vec.reset(env_mask=over)
             vec.send(actions_at(vec, t), {"values": critic(batch.observations)})
@@ -293,11 +293,25 @@ def test_an_episode_that_a_reset_cuts_off_is_truncated():
             if t in (0, 2):
                 observations = vec.reset(env_mask=which)[0]
                 assert observations[2].tolist()[2:] == [0, 0]
-            vec.send(np.ones(6, int), {"values": np.full(6, 3.0)})
+            vec.send(np.ones(6, int), {"values": np.full(6, 3.0 + t)})
         assert rollout.truncations[1].tolist() == which.tolist() and not rollout.truncations[0].any()
         assert rollout.rewards[1].tolist() == [2.0] * 6 and rollout.masks[:4].all()
         rollout.gae(np.full(6, 7.0), gamma=0.5, gae_lambda=1)
-        assert rollout.advantages[1, 2] == 2 + 0.5 * 3 - 3  # what it was cut off from is gone
+        assert rollout.advantages[1, 2] == 2 + 0.5 * 4 - 4  # what it was cut off from is gone
+
+
+def test_a_reset_does_not_change_who_took_part():
+    with make(envs.Herd, num_envs=2) as vec:
+        vec.reset()
+        rollout = vec.rollout()
+        for t, _ in enumerate(rollout.collect()):
+            if t == 2:
+                vec.reset(env_mask=np.array([True, False]))
+            vec.send(np.ones((8, 2), np.float32))
+        assert rollout.masks[1].tolist() == [False, True, True, True] * 2  # agent 0 sits out every second step
+        assert rollout.masks[2:4].tolist() == [[True] * 5 + [False, True, True], [False, True, True, True, False, True, False, True]]
+        assert rollout.truncations[1].tolist() == [False, True, True, True] + [False] * 4
+        assert rollout.rewards[:3].tolist() == [[2.0] * 8] * 3
 
 
 # ---- workers that die ------------------------------------------------------------------------------------------------
