@@ -420,10 +420,6 @@ cdef class Pool:
         self.last_slot = NOWHERE
 
     @property
-    def _rollout_under_way(self):
-        return self.last_slot != NOWHERE
-
-    @property
     def _units_left(self):
         """Units that the rollout under way will deal out again."""
         return self.num_left
@@ -591,7 +587,8 @@ cdef class Pool:
         return self.num_rollouts % buffers * (self.horizon + 1)
 
     cdef void carry(self, int u, int slot) noexcept nogil:
-        """Copies what a unit wrote last to another slot, from which it goes on.  Not the actions, which it is to be given."""
+        """Copies what a unit wrote last to another slot, from which it goes on.  Not the actions, which it is to be given.
+        The unit has no order, so its rows in all slots are ours; the next order hands them over, slot and all (mailbox.h)."""
         cdef int k, n = self.rows_per_unit
         cdef Field *f
         for k in range(self.fields.num_fields if slot != self.unit[u].slot else 0):
