@@ -223,10 +223,11 @@ class VecEnv(Pool):
         """The next `horizon` steps of every row, kept in the arena.
 
         Args:
-            policy: called with each Batch, returns what `send` takes, (actions, trainer fields); the rollout that is returned
-                is complete then.  None: it is collected by its own `collect`.
+            policy: called with each Batch, returns what `send` takes, (actions, {name: trainer field}) or (actions, None); the
+                rollout that is returned is complete then.  None: it is collected by its own `collect`.
 
         Raises:
+            TypeError: the policy returned something else.
             StateError: there is no `horizon`; or rows are not in hand: call `reset` first, and complete the last rollout.
             what `send`, `recv` and the policy raise: the rollout is given up then, and the next one begins where the rows are
                 (with batches smaller than all: after a `reset`).
@@ -236,7 +237,10 @@ class VecEnv(Pool):
         rollout = Rollout(self)
         if policy is not None:
             for batch in rollout.collect():
-                self.send(*policy(batch))
+                answer = policy(batch)
+                if type(answer) is not tuple or len(answer) != 2 or not (answer[1] is None or isinstance(answer[1], dict)):
+                    raise TypeError(f"policy: returned {answer!r:.200}; give (actions, fields) as send() takes them, fields a dict or None")
+                self.send(*answer)
         return rollout
 
     # ---- the slow path -----------------------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def test_drive():
     creator, actions = fastvec.drive.creator("shipped", worlds=2, episode_len=15), np.random.default_rng(0).integers(0, 91, (60, 200))
     with fastvec.make(creator, 0, seed=0) as vec:
         vec.reset()
-        rows, kept = vec.num_rows, {name: [vec.fields[name][0].copy()] for name in ("observations", "rewards", "terminations", "truncations", "masks")}
+        names = ("observations", "rewards", "terminations", "truncations", "masks")
+        rows, kept = vec.num_rows, {name: [vec.fields[name][0].copy()] for name in names}
         for t in range(60):
             vec.step(actions[t, :rows])
             for name, arrays in kept.items():
@@ -550,7 +551,10 @@ def test_what_a_policy_raises():
         vec.reset()
         with pytest.raises(KeyError, match="policy"):
             vec.rollout(fails)
-        assert vec.rollout(lambda batch: (np.zeros(6, int), None)).number == 1
+        for wrong in (np.zeros(6, int), (np.zeros(6, int),), (0, 0), [0, {}], None):
+            with pytest.raises(TypeError, match=r"policy: returned .*; give \(actions, fields\)"):
+                vec.rollout(lambda batch: wrong)  # noqa: B023
+        assert vec.rollout(lambda batch: (np.zeros(6, int), None)).number == 6
 
 
 def test_an_env_that_raises_ends_it():
@@ -560,6 +564,18 @@ def test_an_env_that_raises_ends_it():
         vec.rollout(zeros)
     with pytest.raises(fastvec.ClosedError):
         vec.rollout(zeros)
+
+
+def test_a_wait_that_takes_too_long_gives_it_up():
+    with make(envs.Trapped(envs.sleep_long), num_workers=2) as vec:
+        vec.reset()
+        vec._timeout = 0.3  # as make(timeout=...), but not for the start
+        with pytest.raises(fastvec.RecvTimeout, match="worker 0"):
+            vec.rollout(zeros)
+        assert vec._collecting is None
+        with pytest.raises(fastvec.StateError, match="all rows in hand"):
+            vec.rollout(zeros)
+        vec.close(grace=0.1)
 
 
 def test_what_does_not_belong_into_the_loop():
