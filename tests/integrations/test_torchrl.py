@@ -193,7 +193,7 @@ def test_bad_input(nothing_left_behind):
 
     with pytest.raises(ValueError, match="'reward' is TorchRL's own; rename it"):
         VecEnv(Reserved, 1)
-    with pytest.raises(TypeError, match="autoreset, slots and batch_size"):
+    with pytest.raises(TypeError, match="autoreset, slots, horizon and batch_size"):
         VecEnv(Spaces, 1, autoreset="disabled")
     env = VecEnv(lambda: Probe(num_actions=5), 1)
     td = env.reset()
