@@ -50,6 +50,7 @@ cdef class Pool:
     cdef int *held                     # [num_units] the units of the batch in the user's hands
     cdef int num_held
     cdef list batches                  # [block][slot] of Batch, made when first needed
+    cdef object all_rows               # 0, 1, 2, …: what these batches' `rows` are parts of
     cdef list gathered                 # Batch objects on copied rows, used in turn
     cdef int next_gathered
 

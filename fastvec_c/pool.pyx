@@ -97,6 +97,8 @@ cdef class Pool:
         self.life = <pollfd *>calloc(num_units, sizeof(pollfd))
         if not (self.unit and self.queue and self.missing and self.held and self.life):
             raise MemoryError()
+        self.all_rows = np.arange(fields.rows)
+        self.all_rows.flags.writeable = False
         self.batches = [[None] * fields.slots for _ in range(num_units // units_per_batch + 1)]
         # With a horizon the slots keep what was seen; the copies are for the policy, and last until they are answered.
         self.gathered = [self._buffers() for _ in range(1 if horizon else fields.slots)] if self.gather else []
@@ -755,8 +757,7 @@ cdef class Pool:
         if batch is None:
             rows = slice(first * self.rows_per_unit, (first + self.num_held) * self.rows_per_unit)
             views = [self.fields.views[name][slot, rows] for name in _IN_BATCH]
-            batch = Batch(*views, _NO_INFOS, np.arange(rows.start, rows.stop))
-            batch.rows.flags.writeable = False
+            batch = Batch(*views, _NO_INFOS, self.all_rows[rows])
             self.batches[block][slot] = batch
         return batch
 
