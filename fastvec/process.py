@@ -33,6 +33,7 @@ _CRASH_LOG_BYTES = 1 << 16  # of which the first stderr_tail.SIZE are stderr's t
 _LAST_LINES = 20  # of stderr, in an error
 # Asks a worker for its stack.  A signal that nobody has a use for: of the real-time ones, but not the first, which libraries take.
 _ASK_STACK = getattr(signal, "SIGRTMAX", 64) - 7
+_LONGEST = 2e6  # seconds that poll(2) can wait: 23 days
 GRACE = 5.0  # seconds for a worker to close its envs before it is killed
 _SHORT = 40_000  # bytes that a pipe takes in without a reader
 
@@ -130,7 +131,7 @@ class Worker:
             WorkerError: it reports a failure, or dies.
             TimeoutError: nothing came before `deadline` (of time.monotonic).
         """
-        limit = None if deadline is None else max(0.0, deadline - time.monotonic())
+        limit = None if deadline is None else min(_LONGEST, max(0.0, deadline - time.monotonic()))
         if not connection.wait([self.conn, self.life_fd], limit):
             raise TimeoutError
         try:
@@ -209,7 +210,7 @@ class Worker:
 
     def ended(self, timeout: float) -> bool:
         """Whether the worker has ended, after `timeout` seconds at most."""
-        return bool(connection.wait([self.life_fd], timeout))
+        return bool(connection.wait([self.life_fd], min(_LONGEST, timeout)))
 
     def kill(self):
         if self.pidfd >= 0:  # by descriptor: the number may be another process's by now, if somebody else reaped ours

@@ -1,6 +1,8 @@
 """VecEnv: many envs behind one policy."""
 from __future__ import annotations
 
+import logging
+import operator
 import os
 import time
 import weakref
@@ -10,12 +12,14 @@ import numpy as np
 
 from fastvec_c.errors import RecvTimeout, StateError, WorkerError
 from fastvec_c.pool import Pool
+from fastvec_c.seconds import check_seconds
 from fastvec_c.worker import KEEP, RESEED, RESET
 
 from fastvec import process
 from fastvec.rollout import Rollout
 from fastvec.torch_views import TorchViews, tensors
 
+_log = logging.getLogger("fastvec")
 _open = weakref.WeakSet()
 _GRACE_OF_OTHERS = 0.2  # seconds to close their envs when a worker has failed: the caller wants to know of it soon
 _POLLING = 0.25  # seconds: who waits no longer than that is looking whether something has come, not wondering why nothing has
@@ -105,7 +109,7 @@ class VecEnv(Pool):
         self._workers = workers
         self._recovery = recovery  # None: a worker that dies ends the run
         self._description = description
-        self._seed = seed
+        self._seed = seed  # for the first reset; None after that
         self._timeout = timeout
         self.policy = policy
         self.num_workers = len(workers)
@@ -166,8 +170,10 @@ class VecEnv(Pool):
         self._begin_reset(seed, options, env_mask)
 
     def _begin_reset(self, seed, options, env_mask):
-        seeds = self._seeds(seed)
+        self._check_open("reset")
+        seeds = self._seeds(self._seed if seed is None else seed)
         options = self._options(options)
+        messages = self._options_for_workers(options)
         if env_mask is not None:
             env_mask = np.asarray(env_mask)
             if env_mask.dtype != np.bool_ or env_mask.shape != (self.num_envs,):
@@ -185,19 +191,18 @@ class VecEnv(Pool):
             self._reset_what[~env_mask] = KEEP
             if self._collecting is not None:
                 self._collecting._before_reset(env_mask)
-        self._order_reset(options, env_mask is not None)
+        self._order_reset(options, messages, env_mask is not None)
+        self._seed = None
 
     def _seeds(self, seed):
         """A seed or None for every env."""
-        first, self._seed = self._seed, None
-        seed = first if seed is None else seed
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
             if not 0 <= seed < 1 << 62:
                 raise ValueError(f"seed={seed}; give an int from 0 to 2**62 - 1")
             return [int(seed) + i for i in range(self.num_envs)]
-        seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) else None
+        seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) and np.ndim(seed) else None
         if seeds is None or len(seeds) != self.num_envs or any(
             not (s is None or isinstance(s, (int, np.integer)) and 0 <= s < 1 << 63) for s in seeds
         ):
@@ -252,8 +257,13 @@ class VecEnv(Pool):
             a list of num_envs results; None for the envs of a worker that was dropped (`on_failure="drop"`).
 
         Raises:
+            TypeError: `name` is no string, or the arguments cannot be pickled.
             WorkerError: an env raised (it has no such attribute, say); the VecEnv is closed then.
+            RecvTimeout: as in `recv`; if it is the call itself that took too long, the VecEnv is closed.
         """
+        self._check_open("call")
+        if not isinstance(name, str):
+            raise TypeError(f"name={name!r}; give the name of an attribute of the envs (and see `apply` for functions)")
         return self._ask(name, args, kwargs)
 
     def apply(self, function, *args, envs=None):
@@ -268,25 +278,30 @@ class VecEnv(Pool):
             a list of results, in the order of `envs`; None for envs of a worker that was dropped.
 
         Raises:
-            TypeError: `function` is none, or it or the arguments cannot be pickled.
+            TypeError: `function` is none, `envs` are no indices, or the function or its arguments cannot be pickled.
             IndexError: there is no such env.
             WorkerError: the function raised; the VecEnv is closed then.
+            RecvTimeout: as in `call`.
         """
+        self._check_open("apply")
         if not callable(function):
             raise TypeError(f"function={function!r}; give a function of an env (and see `call` for attributes by name)")
-        envs = list(range(self.num_envs) if envs is None else envs)
-        for e in envs:
-            if not 0 <= e < self.num_envs:
-                raise IndexError(f"envs: {e}; there are {self.num_envs} envs, 0 to {self.num_envs - 1}")
+        envs = self._indices(range(self.num_envs) if envs is None else envs)
         results = dict(zip(sorted(set(envs)), self._ask(function, args, {}, frozenset(envs)), strict=True))
         return [results[e] for e in envs]
 
-    def _ask(self, *request):
+    def _indices(self, envs):
         try:
-            answers = self._order_call(request, None)
-        except RecvTimeout:
-            self.close()  # its answer would be mistaken for another one
-            raise
+            indices = [_index(e) for e in envs]
+        except TypeError:
+            raise TypeError(f"envs={envs!r}; give a list of env indices (of a mask: np.flatnonzero(mask))") from None
+        for e in indices:
+            if not 0 <= e < self.num_envs:
+                raise IndexError(f"envs: {e}; there are {self.num_envs} envs, 0 to {self.num_envs - 1}")
+        return indices
+
+    def _ask(self, *request):
+        answers = self._order_call(request, None)
         which = request[3] if len(request) > 3 else range(self.num_envs)
         results = []
         for worker, answer in enumerate(answers):
@@ -354,7 +369,11 @@ class VecEnv(Pool):
 
         Args:
             grace: seconds for the envs to close; a worker that takes longer is killed.
+
+        Raises:
+            ValueError: `grace` is no number of seconds.  Nothing else: what an env raises when it is closed is logged.
         """
+        check_seconds("grace=%r", grace)
         self._mark_closed()
         stop = self._stop.detach()
         if stop is not None:
@@ -464,11 +483,25 @@ class VecEnv(Pool):
         raise error from exception
 
 
+def _index(e):
+    if isinstance(e, bool):  # of a mask
+        raise TypeError
+    return operator.index(e)
+
+
+def close_here(host):
+    """Closes the envs of this process; what they raise is logged, as of those in workers."""
+    try:
+        host.close()
+    except Exception:
+        _log.warning("an env of this process raised in close()", exc_info=True)
+
+
 def _stop_if_ours(pid, workers, boxes, host, recovery, grace=5.0):
     if os.getpid() != pid:
         return
     if recovery is not None:
         recovery.close()
     if host is not None:
-        host.close()
+        close_here(host)
     process.stop(workers, boxes, grace)

@@ -25,7 +25,10 @@ def _as_rows(value, shape, dtype, name):
         return _structured_rows(value, shape, dtype, name)
     if hasattr(value, "detach"):  # a torch tensor
         value = value.detach().cpu()
-    value = np.asarray(value)
+    try:
+        value = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{name}: no array ({error}); give one of shape {shape}, the rows of the last batch first") from error
     if value.shape != shape:
         raise ValueError(f"{name}: shape {value.shape}; give {shape}, the rows of the last batch first")
     if value.dtype == dtype:

@@ -20,7 +20,7 @@ cdef struct WorkerState:
     int last_order     # that it was given last
     int action_slot    # whose actions it takes
     bint message       # something waits on its pipe
-    bint interrupted   # its worker died, and the user has not been told yet
+    int interrupted    # its worker died in this order, and the user has not been told yet; or 0
     bint dropped       # it has no worker any more: its rows are masked
 
 
@@ -81,12 +81,15 @@ cdef class Pool:
     cdef int64_t policy_ns, loop_ns, env_ns, batches_done, rows_done, last_recv, last_send
 
     cdef enter(self, str call)
+    cdef int still_open(self, str call) except -1
+    cdef int hold(self, str call) except -1
+    cdef list answers(self, message, timeout)
     cdef set_bounds(self, spec)
     cdef dict step_rows(self, actions)
     cdef order_step(self, actions, dict fields)
     cdef void order(self, int u, int what) noexcept nogil
     cdef void finish_dropped(self) noexcept nogil
-    cdef void blank(self, int u) noexcept nogil
+    cdef void blank(self, int u, bint masks) noexcept nogil
     cdef void truncate(self, int u) noexcept nogil
     cdef void collect(self) noexcept nogil
     cdef void ready(self, int u, bint message) noexcept nogil

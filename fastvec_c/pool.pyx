@@ -12,7 +12,8 @@ from libc.string cimport memcpy, memset
 
 from fastvec_c.actions import as_rows, out_of_bounds
 from fastvec_c.batch import Batch
-from fastvec_c.errors import ClosedError, RecvTimeout, StateError
+from fastvec_c.errors import ClosedError, RecvTimeout, StateError, WorkerError
+from fastvec_c.seconds import check_seconds
 
 from fastvec_c.fields cimport ACTIONS, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
 from fastvec_c.mailbox cimport (
@@ -180,10 +181,12 @@ cdef class Pool:
         """The next batch: waits until the workers it needs have finished.
 
         Args:
-            timeout: seconds to wait at most; None is the VecEnv's own limit.
+            timeout: seconds to wait at most, 0 only looks; None is the VecEnv's own limit.  Envs of this process
+                (`num_workers=0`) step in `recv`, and are not timed.
 
         Raises:
             StateError: nothing is under way: call `send`, `reset` or `async_reset` first.
+            ValueError: `timeout` is no number of seconds.
             RecvTimeout: the time has passed; `recv` may be called again.
             WorkerError: an env raised or a worker died; the VecEnv is closed then.
         """
@@ -195,6 +198,8 @@ cdef class Pool:
                     "recv() before reset(): call async_reset() first" if self.phase == FRESH
                     else "recv() with nothing sent: call send(actions) for the last batch first"
                 )
+            if timeout is not None:
+                check_seconds("recv(timeout=%r)", timeout)
             units = self.units_in_turn()
             self.await_units(units, timeout, "recv")
             self.take(units)
@@ -224,7 +229,7 @@ cdef class Pool:
             self.take(self.num_units)
             infos = self.messages()
             self.account()
-            self.phase = HOLDING
+            self.hold("step")
             return infos
         finally:
             self._busy = False
@@ -243,19 +248,32 @@ cdef class Pool:
         finally:
             self._busy = False
 
-    def _order_reset(self, list options, bint keep_rows):
-        """Resets the envs that the arena's table tells to; the others keep their rows if all are to be kept.  `options`: of each
-        env, or None."""
-        cdef int u, n = self.envs_per_unit, slot = 0
-        cdef list messages = None
+    def _options_for_workers(self, list options):
+        """[the pickled options of each worker's envs], or None where nothing is to be sent.  `options`: of each env, or None.
+
+        Raises:
+            TypeError: they cannot be pickled.
+        """
+        cdef int n = self.envs_per_unit
+        if self.boxes is None or options is None:
+            return None
+        return [_pickled("options", options[u * n:(u + 1) * n]) for u in range(self.num_units)]
+
+    def _order_reset(self, list options, list messages, bint keep_rows):
+        """Resets the envs that the arena's table tells to; the others keep their rows if all are to be kept.
+
+        Args:
+            options: of each env, or None.
+            messages: what `_options_for_workers` made of them.
+        """
+        cdef int u, slot = 0
         self.enter("reset")
         try:
-            if self.boxes is not None and options is not None:
-                messages = [_pickled("options", options[u * n:(u + 1) * n]) for u in range(self.num_units)]
             self.last_send = fv_now()
             self.stepping = False
             self.options = options
             self.num_held = 0
+            self.phase = FLYING  # before anything that may close the VecEnv, which must stay closed
             if not keep_rows:
                 self.last_slot = NOWHERE  # a rollout under way is given up
             if self.horizon and self.last_slot == NOWHERE:
@@ -271,7 +289,9 @@ cdef class Pool:
                 if messages is not None:
                     self._tell(u, messages[u])
             self.finish_dropped()
-            self.phase = FLYING
+        except BaseException:  # Ctrl-C amid a message: what follows on the pipe would be taken for its rest
+            self.close()
+            raise
         finally:
             self._busy = False
 
@@ -287,14 +307,26 @@ cdef class Pool:
 
     def _order_call(self, request, timeout):
         """[answer of each worker, None where it was dropped] to a request on the slow path.  Batches on their way stay
-        receivable."""
-        cdef int u, i
+        receivable.
+
+        Raises:
+            RecvTimeout: of the batches that are waited for first: nothing is lost; or of the answers: the VecEnv is closed, since
+                they would be mistaken for others.  Likewise after Ctrl-C.
+        """
         self.enter("call")
         try:
+            message = _pickled("call", request) if self.host is None else None
             self.await_units(self.num_units, timeout, "call")
             if self.host is not None:
                 return [self._call_host(request)]
-            message = _pickled("call", request)
+            return self.answers(message, timeout)
+        finally:
+            self._busy = False
+
+    cdef list answers(self, message, timeout):
+        """What all workers answer to a call; nothing else is under way."""
+        cdef int u, i
+        try:
             queued = [self.queue[(self.queue_head + i) % self.num_units] for i in range(self.queue_len)]
             for u in range(self.num_units):
                 if self.unit[u].dropped:
@@ -309,8 +341,9 @@ cdef class Pool:
             for i, u in enumerate(queued):
                 self.queue[i] = u
             return [None if self.unit[u].dropped else self._hear(u) for u in range(self.num_units)]
-        finally:
-            self._busy = False
+        except BaseException:
+            self.close()
+            raise
 
     def _call_host(self, request):
         try:
@@ -331,8 +364,18 @@ cdef class Pool:
         try:
             kind, content = self.conns[worker].recv()
         except (EOFError, OSError):
+            self.still_open("recv")
             self._on_silence(worker, _PHASES[self.unit[worker].last_order])
             return {}
+        except BaseException as error:  # a class that cannot be unpickled here; or Ctrl-C: the rest of it would be taken for something else
+            self.close()
+            if not isinstance(error, Exception):
+                raise
+            phase = _PHASES[self.unit[worker].last_order]
+            raise WorkerError(
+                f"what worker {worker} sent in {phase}() cannot be unpickled: {type(error).__name__} ({error})", worker=worker,
+                envs=range(worker * self.envs_per_unit, (worker + 1) * self.envs_per_unit), phase=phase,
+            ) from error
         if kind == "failed":
             self._on_failure(worker, content, _PHASES[self.unit[worker].last_order])
         return content
@@ -370,7 +413,7 @@ cdef class Pool:
 
     def _interrupt(self, int worker):
         self.num_interrupted += not self.unit[worker].interrupted
-        self.unit[worker].interrupted = True
+        self.unit[worker].interrupted = self.unit[worker].order
 
     @property
     def _dropped(self):
@@ -453,11 +496,9 @@ cdef class Pool:
 
     def _mark_closed(self):
         """From here on every call raises ClosedError, one that waits (in another thread, or under a signal handler that
-        closes) too."""
-        cdef int u
+        closes) too: whatever its wait() returns, at the next nap's end at the latest, still_open() is asked first.  So the
+        descriptors in `life`, which another thread may be polling this moment, are left as they are."""
         self.phase = CLOSED
-        for u in range(self.num_units):
-            self.life[u].fd = -1
 
     def _times(self):
         """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
@@ -478,12 +519,33 @@ cdef class Pool:
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
+    def _check_open(self, str call):
+        """For calls that look at their arguments first.
+
+        Raises:
+            ClosedError: the VecEnv is closed.
+        """
+        if self.phase == CLOSED:
+            raise ClosedError(f"{call}() after close(): make a new VecEnv")
+
     cdef enter(self, str call):
         if self._busy:
             raise StateError(f"{call}() while another call is under way: a VecEnv is for one thread at a time")
-        if self.phase == CLOSED:
-            raise ClosedError(f"{call}() after close(): make a new VecEnv")
+        self._check_open(call)
         self._busy = True
+
+    cdef int still_open(self, str call) except -1:
+        """Raises ClosedError if another thread, or a signal handler, has closed the VecEnv amid a call.  To be asked after all
+        that runs Python or gives up the GIL: nothing else may be done to a VecEnv that is closed."""
+        if self.phase == CLOSED:
+            raise ClosedError(f"{call}() was waiting when the VecEnv was closed")
+        return 0
+
+    cdef int hold(self, str call) except -1:
+        """What was taken is in the user's hands."""
+        self.still_open(call)
+        self.phase = HOLDING
+        return 0
 
     cdef order_step(self, actions, dict fields):
         """What `send` does."""
@@ -496,6 +558,7 @@ cdef class Pool:
         self.scatter(actions)
         if fields is not None:
             self.scatter_fields(fields)
+        self.still_open("send")
         if self.horizon and self.last_slot == NOWHERE:
             self.oldest_rollout = self.num_rollouts  # steps outside of rollouts write wherever their turn is
         self.last_send = fv_now()
@@ -535,15 +598,15 @@ cdef class Pool:
             return
         for u in range(self.num_units):
             if self.unit[u].dropped and self.unit[u].order:
-                self.blank(u)
+                self.blank(u, True)
                 self.ready(u, False)
 
-    cdef void blank(self, int u) noexcept nogil:
-        """Zeroes a unit's rows in the slot that is its turn, masks too; not the actions, which are the user's."""
+    cdef void blank(self, int u, bint masks) noexcept nogil:
+        """Zeroes a unit's rows in the slot that is its turn, with `masks` these too; not the actions, which are the user's."""
         cdef int k, n = self.rows_per_unit
         cdef Field *f
         for k in range(self.fields.num_fields):
-            if k != ACTIONS:
+            if k != ACTIONS and (k != MASKS or masks):
                 f = &self.fields.field[k]
                 memset(row(f, self.unit[u].slot, u * n), 0, n * f.row_nbytes)
 
@@ -554,8 +617,9 @@ cdef class Pool:
         cdef int first = u * self.rows_per_unit, n = self.rows_per_unit
         if w.dropped:
             # With one slot these are the masks as the worker left them: those of the step before, or of this one.
-            memcpy(row(&f[MASKS], w.slot, first), row(&f[MASKS], w.action_slot, first), n)
-            memset(row(&f[OBSERVATIONS], w.slot, first), 0, n * f[OBSERVATIONS].row_nbytes)
+            if w.slot != w.action_slot:
+                memcpy(row(&f[MASKS], w.slot, first), row(&f[MASKS], w.action_slot, first), n)
+            self.blank(u, False)
         memset(row(&f[REWARDS], w.slot, first), 0, n * f[REWARDS].row_nbytes)
         memset(row(&f[TERMINATIONS], w.slot, first), 0, n)
         memcpy(row(&f[TRUNCATIONS], w.slot, first), row(&f[MASKS], w.slot, first), n)
@@ -694,10 +758,10 @@ cdef class Pool:
                 self._on_late(call, timeout, own)  # likewise
                 deadline = fv_now() + <int64_t>(timeout * 1e9)
             PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
-            if self.phase == CLOSED:
-                raise ClosedError(f"{call}() was waiting when the VecEnv was closed")
+            self.still_open(call)
             with nogil:
                 rc = self.wait(units, deadline)
+            self.still_open(call)
 
     cdef run_host(self):
         """Has the envs of this process do what was ordered."""
@@ -746,7 +810,7 @@ cdef class Pool:
         if infos:
             batch = batch._replace(infos=infos)
         self.account()
-        self.phase = HOLDING
+        self.hold("recv")
         return batch
 
     cdef object batch_in_place(self):
@@ -800,10 +864,12 @@ cdef class Pool:
             elif u in self.early:
                 infos.update(self.early.pop(u))
             if self.num_interrupted and self.unit[u].interrupted:
-                self.unit[u].interrupted = False
-                self.num_interrupted -= 1
-                if self.unit[u].last_order == FV_STEP:
+                if self.unit[u].interrupted == FV_STEP:
                     self.truncate(u)
+                elif self.unit[u].dropped:
+                    self.blank(u, True)
+                self.unit[u].interrupted = 0
+                self.num_interrupted -= 1
                 for env, info in self._on_return(u).items():
                     infos[env] = {**infos.get(env, {}), **info}
         return infos

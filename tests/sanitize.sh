@@ -1,0 +1,30 @@
+#!/bin/sh
+# Builds the library under a sanitizer, with bounds checks, in a copy of its own below build/, and runs tests there.  The
+# build in place is left alone.
+# usage: sanitize.sh PYTHON address|thread [PYTEST ARGUMENTS...]
+#     address  AddressSanitizer and UndefinedBehaviorSanitizer; whatever they find ends the process and fails the test
+#     thread   ThreadSanitizer: the threads of one process.  What processes do to each other through the arena no sanitizer
+#              sees; tests/stress has threads in their place.
+set -eu
+cd "$(dirname "$0")/.."
+python=$(realpath -s "$1") kind=$2
+shift 2
+export FASTVEC_TEST_DATA="${FASTVEC_TEST_DATA:-$PWD/../shared/data}"
+case $kind in
+address) flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined" library=libasan.so ;;
+thread) flags="-fsanitize=thread" library=libtsan.so ;;
+*) echo "sanitize.sh: $kind; give address or thread" >&2; exit 2 ;;
+esac
+folder=build/$kind
+mkdir -p "$folder"
+tar c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE fastvec fastvec_c tests | tar x -C "$folder"
+cd "$folder"
+FASTVEC_DEBUG=1 FASTVEC_CFLAGS="$flags -fno-omit-frame-pointer" FASTVEC_LDFLAGS="$flags" "$python" setup.py --quiet build_ext --inplace
+export PYTHONPATH="$PWD" PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+# Python keeps what it allocated, so leaks are not looked for here (tests/stress looks).
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
+# Workers are forked from a process that may have threads, and start their own.
+export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:suppressions=$PWD/tests/tsan.supp"
+export LD_PRELOAD="$(${CC:-gcc} -print-file-name=$library)"
+# Were stderr captured, a report would be lost with it.  ThreadSanitizer needs its addresses free: no random ones.
+exec setarch -R "$python" -m pytest -p no:cacheprovider -q --capture=sys "$@"
