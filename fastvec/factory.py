@@ -17,6 +17,7 @@ from fastvec_c.mailbox import MAX_WORKERS, Mailboxes
 from fastvec_c.worker import Host
 
 from fastvec import process, waiting
+from fastvec.arguments import check_choice, check_count, check_flag, check_limit
 from fastvec.autotune import choose_workers
 from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
 from fastvec.machine import usable_cpus
@@ -25,6 +26,7 @@ from fastvec.spaces import Spec
 from fastvec.vec_env import VecEnv
 
 AUTORESET = ("next_step", "same_step", "disabled")
+_MOST_ENVS = 1 << 24  # more are a slip
 
 
 def make(
@@ -67,7 +69,7 @@ def make(
             of the first to finish, copied together.
         in_order: with a smaller `batch_size`: batches come in the order in which they were sent, however long their
             envs take, instead of the first to finish.  The batches of a run are then the same each time.
-        seed: for the first reset; None draws one.  Env i is seeded with `seed + i`.
+        seed: an int for the first reset; None draws one.  Env i is seeded with `seed + i`.
         slots: time steps that the arena holds: 1, unless given, takes least memory, 2 keeps the last observations readable
             while the next are written.
         horizon: steps of a rollout: `vec.rollout` then collects so many of each row in the arena itself, which has horizon + 1
@@ -111,23 +113,29 @@ def make(
     >>> observations.shape
     (2, 4)
     """
-    if autoreset not in AUTORESET:
-        raise ValueError(f"autoreset={autoreset!r}; give one of {AUTORESET}")
+    check_choice("autoreset", autoreset, AUTORESET)
+    check_flag("zero_copy", zero_copy)
+    check_flag("in_order", in_order)
     slots = _slots(slots, horizon, double_buffer)
     trainer_fields = _trainer_fields(trainer_fields)
     limits = Limits(on_failure, max_restarts, restart_window)
-    if timeout is not None and not (_is_number(timeout) and timeout > 0):
-        raise ValueError(f"timeout={timeout!r}; give a number of seconds above 0, or None")
+    if timeout is not None:
+        timeout = check_limit("timeout", timeout)
+    if seed is not None:
+        seed = check_count("seed", seed, 0, (1 << 62) - 1)
+    waiting.choose(wait, 1)
     context = _context(start_method)
+    num_workers, num_envs, envs_per_worker = _counts(num_workers, num_envs, envs_per_worker)
     creators = _one_for_each_env(creator, num_workers, num_envs, envs_per_worker)
-    if num_workers == "auto":
-        num_workers = _auto_workers(creators, envs_per_worker, autoreset, context, timeout)
+    if isinstance(num_workers, str):
+        num_workers = _auto_workers(creators, envs_per_worker, batch_size, zero_copy, affinity, autoreset, context, timeout)
         if on_failure != "raise":
             num_workers = num_workers or 1
     elif num_workers == 0 and on_failure != "raise":
         raise ValueError(f"on_failure={on_failure!r} needs workers that may die; give num_workers of at least 1")
     units = _units(num_workers, len(creators), envs_per_worker)
     units_per_batch = _units_per_batch(batch_size, len(creators), units, zero_copy)
+    cpus = _cpus_of_workers(affinity, num_workers)
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     policy = waiting.choose(wait, num_workers)
@@ -138,7 +146,7 @@ def make(
         if num_workers == 0:
             host, descriptions = _host_here(creators, autoreset)
         else:
-            tasks = _tasks(creators, num_workers, autoreset, policy, affinity, context, on_failure != "raise")
+            tasks = _tasks(creators, num_workers, autoreset, policy, cpus, context, on_failure != "raise")
             descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
         hosting = lay_out(descriptions, units, slots, trainer_fields)
@@ -173,26 +181,19 @@ def make(
 # ---- how many of what ------------------------------------------------------------------------------------------------
 
 
-def _is_number(x) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
-
-
-def _check_count(name, value, least=1):
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(f"{name}={value!r}; give an int of at least {least}")
+def _counts(num_workers, num_envs, envs_per_worker):
+    """The same as ints, where they are not "auto" or None."""
+    if not isinstance(num_workers, str):
+        num_workers = check_count("num_workers", num_workers, 0, MAX_WORKERS)
+    elif num_workers != "auto":
+        raise ValueError(f"num_workers={num_workers!r}; give an int, or 'auto'")
+    num_envs = None if num_envs is None else check_count("num_envs", num_envs, most=_MOST_ENVS)
+    envs_per_worker = None if envs_per_worker is None else check_count("envs_per_worker", envs_per_worker, most=_MOST_ENVS)
+    return num_workers, num_envs, envs_per_worker
 
 
 def _one_for_each_env(creator, num_workers, num_envs, envs_per_worker) -> list:
     """The creator of every env."""
-    for name, value in (("num_envs", num_envs), ("envs_per_worker", envs_per_worker)):
-        if value is not None:
-            _check_count(name, value)
-    if num_workers != "auto":
-        if isinstance(num_workers, str):
-            raise ValueError(f"num_workers={num_workers!r}; give an int, or 'auto'")
-        _check_count("num_workers", num_workers, 0)
-        if num_workers > MAX_WORKERS:
-            raise ValueError(f"num_workers={num_workers}; at most {MAX_WORKERS} are possible")
     if isinstance(creator, (list, tuple)):
         if not creator:
             raise ValueError("creator: an empty list; give at least one callable")
@@ -200,7 +201,7 @@ def _one_for_each_env(creator, num_workers, num_envs, envs_per_worker) -> list:
             raise ValueError(f"num_envs={num_envs}, but creator is a list of {len(creator)}; leave num_envs out")
         creators = list(creator)
     else:
-        workers = max(1, int(usable_cpus())) if num_workers == "auto" else num_workers or 1
+        workers = max(1, int(usable_cpus())) if isinstance(num_workers, str) else num_workers or 1
         creators = [creator] * (num_envs or workers * (envs_per_worker or 1))
     for i, c in enumerate(creators):
         if not callable(c):
@@ -211,9 +212,16 @@ def _one_for_each_env(creator, num_workers, num_envs, envs_per_worker) -> list:
     return creators
 
 
-def _auto_workers(creators, envs_per_worker, autoreset, context, timeout) -> int:
+def _auto_workers(creators, envs_per_worker, batch_size, zero_copy, affinity, autoreset, context, timeout) -> int:
     if envs_per_worker is not None:
-        return -(-len(creators) // envs_per_worker)
+        workers = -(-len(creators) // envs_per_worker)
+        check_count("num_workers", workers, 1, MAX_WORKERS)
+        return workers
+    # What can be refused is, before an env is timed.
+    if affinity is not None and not isinstance(affinity, str):
+        raise ValueError(f"affinity={affinity!r} with num_workers='auto'; give 'cores', or say how many workers there are to be")
+    _cpus_of_workers(affinity, 1)
+    _units_per_batch(batch_size, len(creators), len(creators), zero_copy)
 
     def probe():
         mode = "next_step" if autoreset == "disabled" else autoreset  # nobody resets the probe
@@ -240,7 +248,7 @@ def _units(num_workers, num_envs, envs_per_worker) -> int:
 def _units_per_batch(batch_size, num_envs, units, zero_copy) -> int:
     if batch_size is None:
         return units
-    _check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     per_unit = num_envs // units
     if batch_size % per_unit or batch_size > num_envs:
         raise ValueError(
@@ -255,17 +263,14 @@ def _units_per_batch(batch_size, num_envs, units, zero_copy) -> int:
 
 
 def _slots(slots, horizon, double_buffer) -> int:
+    check_flag("double_buffer", double_buffer)
     if horizon is None:
         if double_buffer:
             raise ValueError("double_buffer=True is for rollouts; give horizon, the steps of one")
-        slots = 1 if slots is None else slots
-        _check_count("slots", slots)
-        return slots
-    _check_count("horizon", horizon)
+        return 1 if slots is None else check_count("slots", slots)
+    horizon = check_count("horizon", horizon)
     if slots is not None:
         raise ValueError(f"slots={slots}, but horizon={horizon} says how many there are; leave slots out")
-    if not isinstance(double_buffer, (bool, np.bool_)):
-        raise ValueError(f"double_buffer={double_buffer!r}; give True or False")
     return (horizon + 1) * (2 if double_buffer else 1)
 
 
@@ -305,7 +310,7 @@ def _context(start_method):
     possible = multiprocessing.get_all_start_methods()
     if start_method is None:
         start_method = "fork" if "fork" in possible else "spawn"
-    if start_method not in possible:
+    if not isinstance(start_method, str) or start_method not in possible:
         raise ValueError(f"start_method={start_method!r}; give one of {possible}")
     return multiprocessing.get_context(start_method)
 
@@ -319,8 +324,7 @@ def _host_here(creators, autoreset):
     return Host(envs, 0), describe(envs)
 
 
-def _tasks(creators, num_workers, autoreset, policy, affinity, context, replaceable) -> list[process.Task]:
-    cpus = _cpus_of_workers(affinity, num_workers)
+def _tasks(creators, num_workers, autoreset, policy, cpus, context, replaceable) -> list[process.Task]:
     per_worker = len(creators) // num_workers
     return [
         process.Task(
@@ -354,7 +358,13 @@ def _portable(creators, context):
                 f"{context.get_start_method()!r} needs; install cloudpickle, use a function of a module, or "
                 "start_method='fork'"
             ) from error
-        return cloudpickle.dumps(creators)
+        try:
+            return cloudpickle.dumps(creators)
+        except Exception as deeper:
+            raise TypeError(
+                f"creator: {creators[0]!r} cannot be pickled, by cloudpickle neither ({deeper}), as start_method="
+                f"{context.get_start_method()!r} needs; have it make what it needs itself, or use start_method='fork'"
+            ) from deeper
 
 
 def _cpus_of_workers(affinity, num_workers) -> list:
@@ -364,13 +374,16 @@ def _cpus_of_workers(affinity, num_workers) -> list:
     if not hasattr(os, "sched_setaffinity"):
         raise ValueError(f"affinity={affinity!r}: this system cannot pin processes; leave it out")
     usable = sorted(os.sched_getaffinity(0))
-    if affinity == "cores":
+    if isinstance(affinity, str) and affinity == "cores":
         return [(usable[i % len(usable)],) for i in range(num_workers)]
-    if isinstance(affinity, str) or not hasattr(affinity, "__len__") or len(affinity) != num_workers:
+    try:
+        cpus = None if isinstance(affinity, str) else [tuple(a) if hasattr(a, "__iter__") else (a,) for a in affinity]
+    except TypeError:
+        cpus = None
+    if cpus is None or len(cpus) != num_workers:
         raise ValueError(f"affinity={affinity!r}; give 'cores', or for each of the {num_workers} workers CPU numbers")
-    cpus = [tuple(a) if hasattr(a, "__iter__") else (a,) for a in affinity]
     for c in cpus:
-        if not c or not set(c) <= set(usable):
+        if not c or not all(isinstance(cpu, (int, np.integer)) and cpu in usable for cpu in c):
             raise ValueError(f"affinity: {c} is not among the CPUs that this process may use, {usable}")
     return cpus
 

@@ -12,6 +12,7 @@ from fastvec_c.arena import Arena
 from fastvec_c.errors import WorkerError
 
 from fastvec import process
+from fastvec.arguments import check_choice, check_count, check_limit
 
 ON_FAILURE = ("raise", "restart", "drop")
 
@@ -33,13 +34,9 @@ class Limits:
     restart_window: float = 600.0
 
     def __post_init__(self):
-        if self.on_failure not in ON_FAILURE:
-            raise ValueError(f"on_failure={self.on_failure!r}; give one of {ON_FAILURE}")
-        if isinstance(self.max_restarts, bool) or not isinstance(self.max_restarts, int) or self.max_restarts < 1:
-            raise ValueError(f"max_restarts={self.max_restarts!r}; give an int of at least 1, or on_failure='raise'")
-        window = self.restart_window
-        if isinstance(window, bool) or not isinstance(window, (int, float)) or not window > 0:
-            raise ValueError(f"restart_window={window!r}; give a number of seconds above 0")
+        check_choice("on_failure", self.on_failure, ON_FAILURE)
+        check_count("max_restarts", self.max_restarts)
+        check_limit("restart_window", self.restart_window)
 
 
 class Recovery:

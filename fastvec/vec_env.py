@@ -373,7 +373,7 @@ class VecEnv(Pool):
         Raises:
             ValueError: `grace` is no number of seconds.  Nothing else: what an env raises when it is closed is logged.
         """
-        check_seconds("grace=%r", grace)
+        grace = check_seconds("grace=%r", grace)
         self._mark_closed()
         stop = self._stop.detach()
         if stop is not None:

@@ -31,9 +31,9 @@ def choose(wait, num_workers: int) -> WaitPolicy:
     """
     if isinstance(wait, WaitPolicy):
         return wait
-    if wait == "auto":
+    if isinstance(wait, str) and wait == "auto":
         cpus = usable_cpus()
         return ROOM if num_workers + 1 <= cpus else FULL if num_workers == cpus else CROWDED
-    if wait in POLICIES:
+    if isinstance(wait, str) and wait in POLICIES:
         return POLICIES[wait]
     raise ValueError(f"wait={wait!r}; give 'auto', 'spin', 'yield', 'park' or a fastvec.WaitPolicy")

@@ -199,7 +199,7 @@ cdef class Pool:
                     else "recv() with nothing sent: call send(actions) for the last batch first"
                 )
             if timeout is not None:
-                check_seconds("recv(timeout=%r)", timeout)
+                timeout = check_seconds("recv(timeout=%r)", timeout)
             units = self.units_in_turn()
             self.await_units(units, timeout, "recv")
             self.take(units)
@@ -739,7 +739,6 @@ cdef class Pool:
         own = timeout is None  # the VecEnv's own limit, not one of this call alone
         timeout = self._timeout if own else timeout
         if timeout is not None:
-            timeout = min(timeout, 1e9)
             deadline = fv_now() + <int64_t>(timeout * 1e9)
         # Busy batches would never let wait() come to its naps.
         rc = self.dead_worker() if self.last_send > self.next_life_check else CAME

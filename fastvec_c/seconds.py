@@ -1,6 +1,8 @@
 """Times that users give."""
 import numbers
 
+FOREVER = 1e9  # seconds, more than 30 years; more need not fit into the clocks and counters that times are added to
+
 
 def is_seconds(value) -> bool:
     """Whether `value` is a number, NaN excepted, of at least 0: of Python or NumPy."""
@@ -8,7 +10,7 @@ def is_seconds(value) -> bool:
 
 
 def check_seconds(argument, value):
-    """Refuses what is no time to wait.
+    """A time to wait, at most FOREVER.
 
     Args:
         argument: how errors are to show it: "grace=%r".
@@ -18,3 +20,4 @@ def check_seconds(argument, value):
     """
     if not is_seconds(value):
         raise ValueError(f"{argument % (value,)}; give a number of seconds, 0 or more")
+    return float(min(value, FOREVER))
