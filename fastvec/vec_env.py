@@ -5,6 +5,7 @@ import logging
 import operator
 import os
 import time
+import traceback
 import weakref
 from dataclasses import dataclass
 
@@ -494,7 +495,7 @@ def close_here(host):
     try:
         host.close()
     except Exception:
-        _log.warning("an env of this process raised in close()", exc_info=True)
+        _log.warning("an env of this process raised in close():\n%s", traceback.format_exc())
 
 
 def _stop_if_ours(pid, workers, boxes, host, recovery, grace=5.0):

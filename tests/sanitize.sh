@@ -22,9 +22,10 @@ cd "$folder"
 FASTVEC_DEBUG=1 FASTVEC_CFLAGS="$flags -fno-omit-frame-pointer" FASTVEC_LDFLAGS="$flags" "$python" setup.py --quiet build_ext --inplace
 export PYTHONPATH="$PWD" PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # Python keeps what it allocated, so leaks are not looked for here (tests/stress looks).
-export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
+# Tests of crashes need SIGSEGV as the system sends it; what a sanitizer finds it finds before that.
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0
 # Workers are forked from a process that may have threads, and start their own.
-export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:suppressions=$PWD/tests/tsan.supp"
+export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:handle_segv=0:suppressions=$PWD/tests/tsan.supp"
 export LD_PRELOAD="$(${CC:-gcc} -print-file-name=$library)"
 # Were stderr captured, a report would be lost with it.  ThreadSanitizer needs its addresses free: no random ones.
 exec setarch -R "$python" -m pytest -p no:cacheprovider -q --capture=sys "$@"

@@ -3,6 +3,7 @@ import os
 import select
 import signal
 import threading
+import time
 
 import envs
 import gymnasium
@@ -488,3 +489,199 @@ def test_env_loses_a_connection_of_its_own(kind):
     vec = fastvec.make(lambda: envs.Scripted(lose), 1)
     with pytest.raises(fastvec.WorkerError, match=f"raised {kind.__name__} .the simulator went away."):
         run(vec)
+
+
+# ---- found by tests/fuzz ---------------------------------------------------------------------------------------------
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("bad", [
+    {"seed": -1}, {"options": [{}] * 5}, {"env_mask": [1, 0]}, {"env_mask": np.array([True, False])}, {"options": {"f": lambda: 0}},
+])
+def test_a_refused_reset_leaves_makes_seed(num_workers, bad):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=2, seed=40) as vec:
+        if num_workers or "f" not in (bad.get("options") or ()):
+            with pytest.raises((ValueError, TypeError, fastvec.StateError)):
+                vec.reset(**bad)
+            assert vec.reset()[0][:, 0].tolist() == [40, 41]
+
+
+def test_a_refused_reset_drops_no_batches():
+    with fastvec.make(envs.Scripted, 2, batch_size=1, in_order=True, seed=3) as vec:
+        vec.async_reset()
+        with pytest.raises(TypeError, match="options: .* cannot be pickled"):
+            vec.reset(options=lambda: 0)
+        assert vec.recv().rows.tolist() == [0]
+        vec.send([1])
+        assert vec.recv().rows.tolist() == [1]
+
+
+@EVERYWHERE
+def test_after_close_nothing_else_is_said(num_workers):
+    vec = fastvec.make(envs.Scripted, num_workers, num_envs=2)
+    vec.reset()
+    vec.close()
+    for call in (lambda: vec.reset(seed=-1), lambda: vec.reset(env_mask=np.ones(2, bool)), lambda: vec.call(5), lambda: vec.apply(None)):
+        with pytest.raises(fastvec.ClosedError, match="after close"):
+            call()
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("timeout", ["1", -1, float("nan"), True, [1]])
+def test_bad_timeout_of_recv(num_workers, timeout):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=2) as vec:
+        vec.async_reset()
+        with pytest.raises(ValueError, match=r"recv\(timeout=.*\); give a number of seconds, 0 or more"):
+            vec.recv(timeout)
+        assert len(vec.recv(np.float32(60)).rows) == 2
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("grace", ["1", -1, float("nan"), None, True])
+def test_bad_grace_of_close(num_workers, grace):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=2) as vec:
+        with pytest.raises(ValueError, match="grace=.*; give a number of seconds, 0 or more"):
+            vec.close(grace)
+        vec.reset()
+
+
+@pytest.mark.parametrize("forever", [float("inf"), 1e8, 10**400])
+def test_waiting_for_ever(forever):
+    """More than poll(2) takes, and than a float holds."""
+    with fastvec.make(envs.Scripted, 1, timeout=forever) as vec:
+        vec.async_reset()
+        assert len(vec.recv(forever).rows) == 1
+        vec.close(forever)
+
+
+class Stuck(envs.Scripted):
+    def close(self):
+        raise OSError("the door is stuck")
+
+
+@EVERYWHERE
+def test_close_succeeds_though_an_env_raises(num_workers, caplog):
+    vec = fastvec.make(Stuck, num_workers, num_envs=2)
+    vec.close()
+    assert "close()" in caplog.text and (num_workers or "the door is stuck" in caplog.text)
+
+
+def test_an_env_that_raises_in_step_and_in_close():
+    """The first error is the one that is raised."""
+    vec = fastvec.make(lambda: Stuck(envs.throw), 0)
+    with pytest.raises(fastvec.WorkerError, match="raised KeyError"):
+        run(vec)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("ask, says", [
+    (lambda vec: vec.call(5), "name=5; give the name of an attribute"),
+    (lambda vec: vec.call(len), "name=.*len.*; give the name of an attribute"),
+    (lambda vec: vec.apply(repr, envs=1), "envs=1; give a list of env indices"),
+    (lambda vec: vec.apply(repr, envs=[0.0]), r"envs=\[0.0\]; give a list of env indices"),
+    (lambda vec: vec.apply(repr, envs=np.array([True, False])), "np.flatnonzero"),
+])
+def test_calls_of_nothing(num_workers, ask, says):
+    with fastvec.make(envs.Scripted, num_workers, num_envs=2) as vec:
+        vec.reset()
+        with pytest.raises(TypeError, match=says):
+            ask(vec)
+        assert vec.call("double", 2) == [4, 4]
+
+
+def test_ragged_actions():
+    with fastvec.make(envs.Scripted, 0, num_envs=2) as vec:
+        vec.reset()
+        with pytest.raises(ValueError, match=r"actions: no array .*; give one of shape \(2,\)"):
+            vec.send([[1], [1, 2]])
+        vec.step([1, 2])
+
+
+class Odd:
+    """Its instances cannot be unpickled."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def odd(env):
+    return Odd()
+
+
+def test_an_answer_that_cannot_be_unpickled():
+    vec = fastvec.make(envs.Scripted, 2)
+    vec.reset()
+    with pytest.raises(fastvec.WorkerError, match=r"what worker 0 sent in call\(\) cannot be unpickled: ValueError"):
+        vec.apply(odd)
+    with pytest.raises(fastvec.ClosedError):
+        vec.step([0, 0])
+
+
+def test_infos_that_cannot_be_unpickled():
+    class Odder(envs.Scripted):
+        def step(self, action):
+            return *super().step(action)[:4], {"odd": Odd()}
+
+    vec = fastvec.make(Odder, 1)
+    vec.reset()
+    with pytest.raises(fastvec.WorkerError, match=r"what worker 0 sent in step\(\) cannot be unpickled"):
+        vec.step([0])
+
+
+def test_a_call_that_waits_for_steps_loses_nothing():
+    with fastvec.make(lambda: Probe(work_us=400_000), 2) as vec:
+        vec.reset()
+        vec.send(np.ones(2, np.int64))
+        vec._timeout = 0.05
+        with pytest.raises(fastvec.RecvTimeout, match=r"call\(\): no answer"):
+            vec.call("num_agents")
+        vec._timeout = None
+        assert vec.recv().rewards.tolist() == [1, 1]
+
+
+def test_ctrl_c_amid_a_call_closes():
+    """The answers that are still to come would be mistaken for others."""
+    vec = fastvec.make(envs.Scripted, 2)
+    vec.reset()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            vec.apply(wait_long)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(fastvec.ClosedError):
+        vec.reset()
+
+
+def wait_long(env):
+    threading.Event().wait(3600)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_closed_at_the_moment_when_a_batch_comes(compiled):
+    """Another thread closes while recv waits: the last step is done, and must not open the VecEnv again."""
+    creator = (lambda: Probe(work_us=200_000)) if compiled else Napping
+    vec = fastvec.make(creator, 1)
+    vec.reset()
+    closer = threading.Thread(target=close_when_busy, args=(vec,))
+    closer.start()
+    with pytest.raises(fastvec.ClosedError):
+        while True:
+            vec.send(np.zeros(1, np.int64))
+            vec.recv()
+    closer.join()
+
+
+class Napping(envs.Scripted):
+    def step(self, action):
+        threading.Event().wait(0.2)
+        return super().step(action)
+
+
+def close_when_busy(vec):
+    while not vec._busy:
+        time.sleep(0.001)
+    vec.close()

@@ -250,6 +250,17 @@ def test_calls_after_a_restart():
         assert vec.call("double", 3) == [6, 6]
 
 
+def test_a_call_between_a_death_and_its_rows():
+    """The call finds the newcomer; the rows come back truncated all the same."""
+    with fastvec.make(envs.Trapped(envs.kill_me, 2), 2, on_failure="restart") as vec:
+        vec.reset()
+        vec.step([1, 1])
+        vec.send([1, 1])
+        assert vec.call("double", 3) == [6, 6] and vec.stats().workers[1].restarts == 1
+        batch = vec.recv()
+        assert batch.truncations.tolist() == [False, True] and batch.infos[1]["restarted"]
+
+
 def test_hung_workers_are_killed_after_the_timeout():
     with fastvec.make(envs.Trapped(envs.sleep_long), 2, on_failure="restart", timeout=2) as vec:
         told = [batch.infos[1]["error"] for batch in run(vec, 3) if 1 in batch.infos]
@@ -354,6 +365,30 @@ def test_dropped_rows_stay_masked(mode):
         assert vec.masks.tolist() == [True, False, True, True]
         assert vec.call("double", 1) == [2, None, 2, 2]
         assert vec.apply(envs.Scripted.double, 1, envs=[3, 1]) == [2, None]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_dropped_in_reset(slots):
+    """There is no episode to truncate: the rows are zero and masked at once."""
+    with fastvec.make(envs.Herd, 2, on_failure="drop", slots=slots) as vec:
+        vec.reset()
+        vec.step(np.ones((8, 2), np.float32))
+        kill(vec, 1)
+        observations, infos = vec.reset()
+        assert infos[1]["dropped"] and vec.masks.tolist() == [True] * 4 + [False] * 4
+        assert not observations[4:].any() and not vec.truncations.any() and not vec.fields["tag"][0, 4:].any()
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_all_fields_of_dropped_rows_are_zero(slots):
+    with fastvec.make(envs.Herd, 2, on_failure="drop", slots=slots) as vec:
+        vec.reset()
+        for _ in range(4):
+            vec.step(np.ones((8, 2), np.float32))
+        masks = vec.masks[4:].tolist()
+        kill(vec, 1)
+        assert vec.step(np.ones((8, 2), np.float32))[3][4:].tolist() == masks == vec.masks[4:].tolist()
+        assert not vec.fields["tag"][vec._slot, 4:].any() and not vec.observations[4:].any()
 
 
 def test_the_last_one_dropped():

@@ -16,7 +16,7 @@ pytest.importorskip("hypothesis")
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import fastvec
 from api_envs import INTERRUPT, KINDS, RAISE, SLOW
@@ -48,70 +48,82 @@ def configs(draw):
 
 
 CODES = st.lists(st.integers(0, 3), min_size=1, max_size=6)
-NOT_CLOSED = precondition(lambda self: self.ref.phase != CLOSED)
-
-
-def when(*phases):
-    return precondition(lambda self: self.ref.phase in phases)
+CLOSED_CALLS = 4  # so many calls after the end, then a new VecEnv
 
 
 class Calls(RuleBasedStateMachine):
+    """Which calls are made does not depend on the VecEnv's state: that depends on the scheduler, too, and hypothesis must be
+    able to repeat an example."""
+
     ref = None
 
     @initialize(config=configs())
     def make(self, config):
-        self.ref = Referee(config)
+        self.config = config
+        self.ref, self.closed_calls = Referee(config), 0
 
-    def note(self, call):
+    def turn(self, call):
+        """The Referee for the next call; of a new VecEnv when the old one has been closed long enough."""
+        if self.ref.phase == CLOSED:
+            self.closed_calls += 1
+            if self.closed_calls > CLOSED_CALLS:
+                self.ref.finish()
+                self.config = {**self.config, "seed": self.config["seed"] + 1}
+                self.ref, self.closed_calls = Referee(self.config), 0
         tried[f"{call}, {self.ref.phase}"] += 1
+        return self.ref
 
-    # ---- what a trainer does -----------------------------------------------------------------------------------------
-
-    def resettable(self):
-        """The model does not follow a second reset after a torn one."""
-        return not any(u.torn for u in self.ref.units)
+    # ---- what a trainer does, at the right moment or not --------------------------------------------------------------
 
     @rule(seed=st.none() | st.integers(0, 2**62 - 1), listed=st.booleans(), options=st.sampled_from([None, {"level": 1}, "each"]),
           masked=st.lists(st.booleans(), min_size=6, max_size=6) | st.none(), at_once=st.booleans())
-    @NOT_CLOSED
     def reset(self, seed, listed, options, masked, at_once):
-        ref = self.ref
-        if not self.resettable():
-            return
-        self.note("reset")
+        ref = self.turn("reset")
         if listed and seed is not None:
             seed = [None if e == 1 else seed + 7 * e for e in range(ref.n)]
         if ref.kind.compiled:
             options = None
         elif options == "each":
             options = [{"level": e} if e % 2 else None for e in range(ref.n)]
-        mask = np.array(masked[:ref.n]) if masked and ref.holds_all() else None
-        ref.reset(seed, options, mask, at_once)
+        mask = np.array(masked[:ref.n]) if masked else None
+        if ref.phase == CLOSED or mask is not None and not ref.holds_all():
+            with ref.refused(fastvec.StateError, "env_mask.*needs all rows in hand"):
+                (ref.vec.async_reset if at_once else ref.vec.reset)(seed, options, mask)
+        elif not any(u.torn for u in ref.units):  # the model does not follow a second reset after a torn one
+            ref.reset(seed, options, mask, at_once)
 
     @rule(codes=CODES, in_place=st.booleans())
-    @when(HOLDING)
     def send(self, codes, in_place):
-        self.note("send")
-        self.ref.send(self.ref.actions(codes), in_place)
+        ref = self.turn("send")
+        if ref.phase == HOLDING:
+            ref.send(ref.actions(codes), in_place)
+            return
+        with ref.refused(fastvec.StateError, "send.. before reset" if ref.phase == FRESH else "send.. twice"):
+            ref.vec.send(ref.actions(codes))
 
-    @rule()
-    @when(FLYING)
-    def recv(self):
-        self.note("recv")
-        self.ref.recv()
+    @rule(timeout=st.sampled_from([None, None, None, 0, 1e-9, 1e-4, 0.005, 1, 60, np.float32(2), 10**12]))
+    def recv(self, timeout):
+        ref = self.turn("recv" if timeout is None else "recv with a timeout")
+        if ref.phase == FLYING:
+            ref.recv(timeout=timeout)
+            return
+        with ref.refused(fastvec.StateError, "recv.. before reset" if ref.phase == FRESH else "recv.. with nothing sent"):
+            ref.vec.recv(timeout)
 
-    @rule(timeout=st.sampled_from([0, 1e-9, 1e-4, 0.005, 1, 60, np.float32(2), 10**12]))
-    @when(FLYING)
-    def recv_with_timeout(self, timeout):
-        self.note("recv with a timeout")
-        self.ref.recv(timeout=timeout)
+    @rule(codes=CODES)
+    def step(self, codes):
+        ref = self.turn("step")
+        if ref.phase == HOLDING:
+            if ref.per_batch == ref.units_n:
+                ref.recv(step=ref.actions(codes))
+            return
+        with ref.refused(fastvec.StateError, "send.. before reset" if ref.phase == FRESH else "send.. twice"):
+            ref.vec.step(ref.actions(codes))
 
     @rule(codes=CODES, times=st.integers(1, 4))
-    @when(HOLDING, FLYING, FRESH)
     def go_on(self, codes, times):
         """Some rounds, whatever the state."""
-        self.note("rounds")
-        ref = self.ref
+        ref = self.turn("rounds")
         for _ in range(times):
             if ref.phase == FRESH:
                 ref.reset(None, None, None, True)
@@ -120,39 +132,33 @@ class Calls(RuleBasedStateMachine):
             if ref.phase == FLYING:
                 ref.recv()
 
-    @rule(codes=CODES)
-    @precondition(lambda self: self.ref.phase == HOLDING and self.ref.per_batch == self.ref.units_n)
-    def step(self, codes):
-        self.note("step")
-        self.ref.recv(step=self.ref.actions(codes))
-
     @rule(codes=CODES, trap=st.sampled_from([SLOW, SLOW, SLOW, RAISE, INTERRUPT]), at=st.integers(0, 5))
-    @when(HOLDING)
     def send_trap(self, codes, trap, at):
-        self.note(f"send a trap ({trap})")
-        codes = (codes * 6)[:6]
-        codes[at] = trap
-        self.ref.send(self.ref.actions(codes), False)
+        ref = self.turn(f"send a trap ({trap})")
+        if ref.phase == HOLDING:
+            codes = (codes * 6)[:6]
+            codes[at] = trap
+            ref.send(ref.actions(codes), False)
 
     @rule(some=st.none() | st.lists(st.integers(0, 5), max_size=4), factor=st.integers(-2, 3))
-    @NOT_CLOSED
     def call(self, some, factor):
-        self.note("call")
-        self.ref.call(None if some is None else [e % self.ref.n for e in some], factor)
-
-    @rule()
-    @NOT_CLOSED
-    def stats(self):
-        self.ref.stats()
+        ref = self.turn("call")
+        if ref.phase != CLOSED:
+            ref.call(None if some is None else [e % ref.n for e in some], factor)
+            return
+        with ref.refused(None, None):
+            ref.vec.call("peek") if some is None else ref.vec.apply(peek, envs=some)
 
     @rule()
     def read(self):
         """Everything there is to read, in every state."""
-        vec, ref = self.ref.vec, self.ref
-        self.note("read")
+        ref = self.turn("read")
+        vec = ref.vec
         assert (vec.num_envs, vec.num_workers, vec.slots, vec.num_rows) == (ref.n, ref.workers, ref.c["slots"], ref.n * ref.agents)
         assert vec.batch_size == ref.per_batch * ref.per_unit and vec.agents_per_env == ref.agents
         assert "VecEnv" in repr(vec) and vec.stats().rows == ref.rows_sent
+        if ref.phase != CLOSED:
+            ref.stats()
         torch = vec.torch if "torch" in sys.modules else None
         for name in ("observations", "actions", "rewards", "terminations", "truncations", "masks"):
             array = getattr(vec, name)
@@ -166,37 +172,33 @@ class Calls(RuleBasedStateMachine):
     # ---- what befalls it ---------------------------------------------------------------------------------------------
 
     @rule(worker=st.integers(0, 2), sure=st.booleans())
-    @NOT_CLOSED
     def kill(self, worker, sure):
-        if self.ref.workers and (sure or self.ref.mend != "raise"):
-            self.note("kill")
-            self.ref.kill(worker % self.ref.workers)
+        ref = self.turn("kill")
+        if ref.phase != CLOSED and ref.workers and (sure or ref.mend != "raise"):
+            ref.kill(worker % ref.workers)
 
     @rule(sure=st.sampled_from([False, False, True]))
     def fork(self, sure):
         if sure:
-            self.note("fork")
-            self.ref.fork()
+            self.turn("fork").fork()
 
     @rule(sure=st.sampled_from([False, False, False, True]))
     def close(self, sure):
         if sure:
-            self.note("close")
-            self.ref.close()
+            self.turn("close").close()
 
     # ---- what must be refused ----------------------------------------------------------------------------------------
 
     @rule(seed=st.sampled_from([-1, 1.5, "a", True, [1] * 7, [-1], [1.5], 2**62, {}, np.array(3), np.zeros(2)]))
     def bad_seed(self, seed):
-        self.note("bad seed")
-        for call in (self.ref.vec.reset, self.ref.vec.async_reset):
-            with self.ref.refused(ValueError, "seed="):
+        ref = self.turn("bad seed")
+        for call in (ref.vec.reset, ref.vec.async_reset):
+            with ref.refused(ValueError, "seed="):
                 call(seed=seed)
 
     @rule(options=st.sampled_from([[{}] * 7, ({},) * 7, {"f": lambda: 0}, [lambda: 0]]))
     def bad_options(self, options):
-        self.note("bad options")
-        ref = self.ref
+        ref = self.turn("bad options")
         if ref.kind.compiled:
             error, says = TypeError, "options=.* takes none"
         elif isinstance(options, (list, tuple)) and len(options) != ref.n:
@@ -210,46 +212,23 @@ class Calls(RuleBasedStateMachine):
 
     @rule(mask=st.sampled_from([[1, 0], True, np.zeros(7, bool), np.zeros((1, 1, 1), bool), "all", [None]]))
     def bad_mask(self, mask):
-        self.note("bad mask")
-        with self.ref.refused(ValueError, "env_mask: .* give bool"):
-            self.ref.vec.reset(env_mask=mask)
-
-    @rule()
-    def mask_without_all_in_hand(self):
-        ref = self.ref
-        if not ref.holds_all():
-            self.note("mask too early")
-            with ref.refused(fastvec.StateError, "env_mask.*needs all rows in hand"):
-                ref.vec.reset(env_mask=np.ones(ref.n, bool))
-
-    @rule(codes=CODES, direct=st.booleans())
-    @when(FRESH, FLYING, CLOSED)
-    def send_too_early(self, codes, direct):
-        self.note("send too early")
-        ref = self.ref
-        with ref.refused(fastvec.StateError, "send.. before reset" if ref.phase == FRESH else "send.. twice"):
-            (ref.vec.send if direct else ref.vec.step)(ref.actions(codes))
-
-    @rule(timeout=st.none() | st.floats(0, 1))
-    @when(FRESH, HOLDING, CLOSED)
-    def recv_too_early(self, timeout):
-        self.note("recv too early")
-        with self.ref.refused(fastvec.StateError, "recv.. before reset" if self.ref.phase == FRESH else "recv.. with nothing sent"):
-            self.ref.vec.recv(timeout)
+        ref = self.turn("bad mask")
+        with ref.refused(ValueError, "env_mask: .* give bool"):
+            ref.vec.reset(env_mask=mask)
 
     @rule(timeout=st.sampled_from(["a", -1, float("nan"), True, [], -1e-300]))
-    @when(FLYING, CLOSED)
     def bad_timeout(self, timeout):
-        self.note("bad timeout")
-        with self.ref.refused(ValueError, "recv.timeout=.*give a number of seconds"):
-            self.ref.vec.recv(timeout)
+        ref = self.turn("bad timeout")
+        if ref.phase in (FLYING, CLOSED):
+            with ref.refused(ValueError, "recv.timeout=.*give a number of seconds"):
+                ref.vec.recv(timeout)
 
     @rule(what=st.sampled_from(["longer", "nested", "text", "objects", "complex", "ragged", "scalar", "dict", "floats", "high", "low", "in place"]),
           codes=CODES)
-    @when(HOLDING)
     def bad_actions(self, what, codes):
-        self.note("bad actions")
-        ref = self.ref
+        ref = self.turn("bad actions")
+        if ref.phase != HOLDING:
+            return
         good = ref.actions(codes)
         whole = good.dtype.kind == "i"
         if what in ("floats", "high", "low", "in place") and not whole:
@@ -280,8 +259,8 @@ class Calls(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["name", "name is a function", "arguments", "function", "function's arguments", "number", "range", "float", "mask", "text"]))
     def bad_call(self, what):
-        self.note("bad call")
-        ref, vec = self.ref, self.ref.vec
+        ref = self.turn("bad call")
+        vec = ref.vec
         if what in ("arguments", "function", "function's arguments") and not ref.workers:
             return
         lock = threading.Lock()
@@ -301,15 +280,14 @@ class Calls(RuleBasedStateMachine):
             call()
 
     @rule(fails=st.sampled_from(["unknown", "raises", "answer"]), sure=st.sampled_from([False, False, False, True]))
-    @NOT_CLOSED
     def call_that_raises(self, fails, sure):
         """The documented end of a VecEnv: an env raised in a call."""
-        ref, vec = self.ref, self.ref.vec
-        if not sure or (fails == "answer" and not ref.workers) or any(ref.in_danger()):
+        if not sure:
             return
-        if all(u.dropped for u in ref.units):
+        ref = self.turn("call that raises")
+        vec = ref.vec
+        if ref.phase == CLOSED or (fails == "answer" and not ref.workers) or any(ref.in_danger()):
             return
-        self.note("call that raises")
         call, says = {
             "unknown": (lambda: vec.call("no_such_thing"), "raised AttributeError .*no_such_thing.* in call"),
             "raises": (lambda: vec.apply(raises), "raised ZeroDivisionError .* in call"),
@@ -321,25 +299,15 @@ class Calls(RuleBasedStateMachine):
         ref.phase = CLOSED
 
     @rule(grace=st.sampled_from([-1, float("nan"), "a", None, True]))
-    @NOT_CLOSED
     def bad_grace(self, grace):
-        self.note("bad grace")
-        with self.ref.refused(ValueError, "grace=.*give a number of seconds"):
-            self.ref.vec.close(grace)
-
-    @rule()
-    @when(CLOSED)
-    def after_close(self):
-        self.note("calls after close")
-        vec = self.ref.vec
-        for call in (vec.reset, vec.async_reset, vec.recv, vec.send, lambda: vec.step([0]), lambda: vec.call("peek"), lambda: vec.apply(peek),
-                     lambda: vec.reset(env_mask=np.ones(self.ref.n, bool)), lambda: vec.reset(seed=-1), lambda: vec.call(5)):
-            with pytest.raises(fastvec.ClosedError, match="after close"):
-                call()
+        ref = self.turn("bad grace")
+        with pytest.raises(ValueError, match="grace=.*give a number of seconds"):
+            ref.vec.close(grace)
+        ref.look()
 
     @invariant()
     def what_is_ours_stays(self):
-        if self.ref is not None and self.ref.phase != CLOSED:
+        if self.ref is not None:
             self.ref.look()
 
     def teardown(self):
