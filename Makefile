@@ -1,8 +1,9 @@
 # make demo   build everything in a virtual environment and run the main job (SCENES=folder: on your own scenes)
 # make test   the same, and run the tests
 # make debug  build with bounds checks, assertions and symbols, in place
-# make tsan   stress the handoff under ThreadSanitizer
-# make asan   test the drive world under AddressSanitizer, with bounds checks (six minutes; needs gcc)
+# make stress  stress the handoff, in C, under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer (a minute)
+# make sanitize  the same, and the tests of engine, envs and drive world with the library built so (MINUTES minutes; needs gcc)
+# make fuzz   random calls of a VecEnv and of make against a model, EXAMPLES=2000 of them (about ten minutes)
 # make protocol  check the model of the handoff (needs spin)
 # make chaos  kill a thousand workers and verify ten million rows (about five minutes)
 # make bench  all benchmarks, quickly
@@ -10,13 +11,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 SCENES ?= shipped
+EXAMPLES ?= 2000
 TORCH ?= torch==2.13.0
 # Without dependencies: its wheels pin another torch.  The rest is what its trainer imports.
 PUFFERLIB ?= pufferlib-core==3.0.23 pyro-ppl pyro-api opt-einsum tqdm rich-argparse
 PUFFERLIB_OLDER ?= pufferlib-core==3.0.5
 WHEELS = install --quiet --disable-pip-version-check --no-deps --only-binary :all:
 
-.PHONY: demo test debug tsan asan protocol chaos bench clean
+.PHONY: demo test debug stress sanitize fuzz protocol chaos bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
@@ -27,11 +29,16 @@ test: $(VENV)/.test
 debug: $(VENV)/.test
 	FASTVEC_DEBUG=1 $(BIN)/python setup.py build_ext --inplace --force
 
-tsan:
+stress:
 	tests/stress/run.sh 50000 -fsanitize=thread
+	tests/stress/run.sh 50000 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-asan: $(VENV)/.test
-	tests/asan.sh $(BIN)/python
+sanitize: $(VENV)/.test stress
+	tests/sanitize.sh $(BIN)/python address tests/engine tests/envs tests/drive
+	tests/sanitize.sh $(BIN)/python thread tests/engine tests/envs
+
+fuzz: $(VENV)/.test
+	FASTVEC_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
 protocol: $(VENV)/.test
 	$(BIN)/python -m pytest tests/protocol

@@ -490,7 +490,7 @@ def _index(e):
     return operator.index(e)
 
 
-def close_here(host):
+def _close_here(host):
     """Closes the envs of this process; what they raise is logged, as of those in workers."""
     try:
         host.close()
@@ -504,5 +504,5 @@ def _stop_if_ours(pid, workers, boxes, host, recovery, grace=5.0):
     if recovery is not None:
         recovery.close()
     if host is not None:
-        close_here(host)
+        _close_here(host)
     process.stop(workers, boxes, grace)

@@ -31,7 +31,7 @@ class Scribe(gymnasium.Env):
     """Observes [seed, episode, step, checksum]; an episode lasts 2 to 4 steps and ends in one way or the other."""
 
     observation_space = gymnasium.spaces.Box(0, 2**62, (4,), np.int64)
-    action_space = gymnasium.spaces.Discrete(7)
+    action_space = gymnasium.spaces.Discrete(7, dtype=np.int32)  # actions are given as int64
 
     def __init__(self, real=True, bad_close=False):
         self.real, self.bad_close = real, bad_close
