@@ -90,7 +90,7 @@ class Multiprocessing(Calls):
         try:
             self._vec = _start(
                 driver, list(zip(env_creators, env_args, env_kwargs)), seed,
-                num_workers=num_workers, batch_size=batch_size, zero_copy=zero_copy, in_order=sync_traj,
+                num_workers=num_workers, batch_size=batch_size, zero_copy=bool(zero_copy), in_order=bool(sync_traj),
                 start_method=start_method, affinity=affinity, wait=wait, timeout=timeout,
                 on_failure=on_failure, max_restarts=max_restarts, restart_window=restart_window,
             )
