@@ -22,10 +22,11 @@ cd "$folder"
 FASTVEC_DEBUG=1 FASTVEC_CFLAGS="$flags -fno-omit-frame-pointer" FASTVEC_LDFLAGS="$flags" "$python" setup.py --quiet build_ext --inplace
 export PYTHONPATH="$PWD" PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # Python keeps what it allocated, so leaks are not looked for here (tests/stress looks).
-# Tests of crashes need SIGSEGV as the system sends it; what a sanitizer finds it finds before that.
-export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0
+# Tests of crashes need their signals as the system sends them; what a sanitizer looks for it finds before that.
+theirs="handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0"
+export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:$theirs"
 # Workers are forked from a process that may have threads, and start their own.
-export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:handle_segv=0:suppressions=$PWD/tests/tsan.supp"
+export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:$theirs:suppressions=$PWD/tests/tsan.supp"
 # ThreadSanitizer wants addresses that a kernel which randomizes much may have given away (vm.mmap_rnd_bits above 28).
 fixed=""
 if [ $kind = thread ] && setarch -R true 2>/dev/null; then fixed="setarch -R"; fi

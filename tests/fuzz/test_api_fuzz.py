@@ -48,7 +48,8 @@ def configs(draw):
 
 
 CODES = st.lists(st.integers(0, 3), min_size=1, max_size=6)
-CLOSED_CALLS = 4  # so many calls after the end, then a new VecEnv
+CLOSED_CALLS = 4  # so many calls after the end, then a new VecEnv;
+FRESH_CALLS = 2  # so many before the first reset, if none comes of itself
 
 
 class Calls(RuleBasedStateMachine):
@@ -60,16 +61,21 @@ class Calls(RuleBasedStateMachine):
     @initialize(config=configs())
     def make(self, config):
         self.config = config
-        self.ref, self.closed_calls = Referee(config), 0
+        self.ref, self.idle_calls = Referee(config), 0
 
     def turn(self, call):
-        """The Referee for the next call; of a new VecEnv when the old one has been closed long enough."""
-        if self.ref.phase == CLOSED:
-            self.closed_calls += 1
-            if self.closed_calls > CLOSED_CALLS:
-                self.ref.finish()
-                self.config = {**self.config, "seed": self.config["seed"] + 1}
-                self.ref, self.closed_calls = Referee(self.config), 0
+        """The Referee for the next call.  A VecEnv that has been closed, or not yet been reset, for some calls goes on."""
+        if self.ref.phase not in (CLOSED, FRESH):
+            self.idle_calls = 0
+        elif self.ref.phase == CLOSED and self.idle_calls >= CLOSED_CALLS:
+            self.ref.finish()
+            self.config = {**self.config, "seed": self.config["seed"] + 1}
+            self.ref, self.idle_calls = Referee(self.config), 0
+        elif self.ref.phase == FRESH and self.idle_calls >= FRESH_CALLS:
+            self.ref.reset(None, None, None, True)
+            self.idle_calls = 0
+        else:
+            self.idle_calls += 1
         tried[f"{call}, {self.ref.phase}"] += 1
         return self.ref
 
