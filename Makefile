@@ -2,7 +2,7 @@
 # make test   the same, and run the tests
 # make debug  build with bounds checks, assertions and symbols, in place
 # make stress  stress the handoff, in C, under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer (a minute)
-# make sanitize  the same, and the tests of engine, envs and drive world with the library built so (MINUTES minutes; needs gcc)
+# make sanitize  the same, and the tests of engine, envs and drive world with the library built so (about twenty minutes; needs gcc)
 # make fuzz   random calls of a VecEnv and of make against a model, EXAMPLES=2000 of them (about ten minutes)
 # make protocol  check the model of the handoff (needs spin)
 # make chaos  kill a thousand workers and verify ten million rows (about five minutes)
@@ -34,7 +34,7 @@ stress:
 	tests/stress/run.sh 50000 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 sanitize: $(VENV)/.test stress
-	tests/sanitize.sh $(BIN)/python address tests/engine tests/envs tests/drive
+	tests/sanitize.sh $(BIN)/python address tests/engine tests/fuzz tests/envs tests/drive
 	tests/sanitize.sh $(BIN)/python thread tests/engine tests/envs
 
 fuzz: $(VENV)/.test

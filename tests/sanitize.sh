@@ -30,5 +30,6 @@ export TSAN_OPTIONS="die_after_fork=0:halt_on_error=1:$theirs:suppressions=$PWD/
 # ThreadSanitizer wants addresses that a kernel which randomizes much may have given away (vm.mmap_rnd_bits above 28).
 fixed=""
 if [ $kind = thread ] && setarch -R true 2>/dev/null; then fixed="setarch -R"; fi
-# Were stderr captured, a report would be lost with it.
-LD_PRELOAD="$(${CC:-gcc} -print-file-name=$library)" exec $fixed "$python" -m pytest -p no:cacheprovider -q --capture=sys "$@"
+# Were stderr captured, a report would be lost with it.  libstdc++: what comes to be loaded later (torch) throws C++ exceptions, which
+# AddressSanitizer must know of from the beginning.
+LD_PRELOAD="$(${CC:-gcc} -print-file-name=$library) $(${CC:-gcc} -print-file-name=libstdc++.so)" exec $fixed "$python" -m pytest -p no:cacheprovider -q --capture=sys "$@"
