@@ -219,7 +219,9 @@ def test_timeout_of_make():
 
 
 def test_timeout_for_every_wait():
-    vec = fastvec.make(lambda: envs.Scripted(envs.sleep_long), 2, timeout=0.3)
+    vec = fastvec.make(lambda: envs.Scripted(envs.sleep_long), 2, timeout=60)
+    assert vec._timeout == 60
+    vec._timeout = 0.3  # too short for the start, on a busy machine
     with pytest.raises(fastvec.RecvTimeout, match="the envs may be slow or stuck"):
         run(vec)
     vec.close()  # kills the sleepers
