@@ -57,7 +57,11 @@ VALUES = {
     "zero_copy": ([False, True, np.bool_(True)], NO_FLAG),
     "in_order": ([False, True, np.bool_(False)], NO_FLAG),
     "seed": ([None, 0, 7, np.int64(3), np.uint64(9), 2**62 - 1], [*EVERYWHERE, -1, 1.5, "a", True, 2**62, [1, 2], NAN]),
-    "slots": ([1, 2, 5, np.int64(3)], [*NO_COUNT, None]),
+    "slots": ([None, 1, 2, 5, np.int64(3)], NO_COUNT),
+    "horizon": ([None, None, 1, 5, np.int8(127)], NO_COUNT),
+    "double_buffer": ([False, False, True], NO_FLAG),
+    "trainer_fields": ([None, {}, {"values": ((), "float32")}, {"values": fastvec.Spec((2,))}],
+                       [Strange(), 5, "values", [1], {1: ((), "f4")}, {"": ((), "f4")}, {"v": 3}, {"v": ((0,), "f4")}, {"v": ((), "O")}]),
     "autoreset": (["next_step", "same_step", "disabled"], NO_CHOICE),
     "wait": (["auto", "spin", "yield", "park", fastvec.WaitPolicy(yields=3)], NO_CHOICE),
     "start_method": ([None, "fork"], [x for x in NO_CHOICE if x is not None]),
@@ -70,7 +74,7 @@ VALUES = {
 }
 
 
-CONTRADICT = {"num_workers", "num_envs", "envs_per_worker", "batch_size", "affinity", "on_failure"}
+CONTRADICT = {"num_workers", "num_envs", "envs_per_worker", "batch_size", "affinity", "on_failure", "double_buffer", "slots"}
 
 
 @st.composite
@@ -98,6 +102,8 @@ def contradictions(a):
     workers = a.get("num_workers", "auto")
     listed = len(a["creator"]) if isinstance(a["creator"], (list, tuple)) else None
     affinity, mended = a.get("affinity"), a.get("on_failure", "raise") != "raise"
+    if a.get("horizon") is None and a.get("double_buffer") or a.get("horizon") is not None and a.get("slots") is not None:
+        return {"double_buffer", "slots"}
     if listed and envs not in (None, listed):
         return {"num_envs"}
     if isinstance(workers, str):
