@@ -8,7 +8,6 @@ import time
 from multiprocessing import reduction
 
 import numpy as np
-import psutil
 
 from fastvec_c.arena import Arena
 from fastvec_c.errors import RecvTimeout, WorkerError
@@ -16,7 +15,7 @@ from fastvec_c.fields import Fields
 from fastvec_c.mailbox import MAX_WORKERS, Mailboxes
 from fastvec_c.worker import Host
 
-from fastvec import process, waiting
+from fastvec import process, resources, waiting
 from fastvec.arguments import check_choice, check_count, check_flag, check_limit
 from fastvec.autotune import choose_workers
 from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
@@ -104,7 +103,8 @@ def make(
         ValueError, TypeError: an argument does not fit; the message says which, and what would.
         WorkerError: a creator raised, or a worker died while it built its envs.
         RecvTimeout: the workers were not ready within `timeout`.
-        MemoryError: the arena would not fit into the memory available.
+        MemoryError: the arena would not fit into the memory available, or allowed by a cgroup or a resource limit.
+        OSError: the system allows no more processes, threads or file descriptors.
 
     >>> import fastvec, gymnasium
     >>> with fastvec.make(lambda: gymnasium.make("CartPole-v1"), num_workers=2, seed=1) as vec:
@@ -147,10 +147,11 @@ def make(
             host, descriptions = _host_here(creators, autoreset)
         else:
             tasks = _tasks(creators, num_workers, autoreset, policy, cpus, context, on_failure != "raise")
+            resources.check_descriptors(num_workers)
             descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
         hosting = lay_out(descriptions, units, slots, trainer_fields)
-        _check_memory(hosting)
+        resources.check_memory(hosting.nbytes, hosting.rows, hosting.slots)
         arena = Arena.create(hosting.nbytes)
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
         if host is not None:
@@ -294,15 +295,6 @@ def _trainer_field(name, row) -> Spec:
     return spec
 
 
-def _check_memory(hosting: Hosting):
-    available = psutil.virtual_memory().available
-    if hosting.nbytes > available:
-        raise MemoryError(
-            f"the arena needs {hosting.nbytes / 2**20:.0f} MiB ({hosting.rows} rows in {hosting.slots} slots), "
-            f"{available / 2**20:.0f} MiB are available; make fewer envs, or fewer slots (a shorter horizon)"
-        )
-
-
 # ---- starting --------------------------------------------------------------------------------------------------------
 
 
@@ -430,7 +422,7 @@ def _admit(workers, hosting, arena, deadline, timeout):
         try:
             worker.conn.send(hosting)
             reduction.send_handle(worker.conn, arena.fd, worker.process.pid)
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             raise worker.death("start") from None
     for worker in workers:
         _hear(worker, deadline, timeout, "prepares its rows")

@@ -5,6 +5,7 @@ import contextlib
 import faulthandler
 import fcntl
 import logging
+import multiprocessing.process
 import os
 import pickle
 import signal
@@ -16,7 +17,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass
-from multiprocessing import connection, reduction
+from multiprocessing import connection, popen_fork, reduction
 from typing import Any
 
 from fastvec_c import mailbox, stderr_tail, watchdog
@@ -26,6 +27,7 @@ from fastvec_c.fields import Fields
 from fastvec_c.sync import WaitPolicy
 from fastvec_c.worker import Host, WorkerLoop
 
+from fastvec import resources
 from fastvec.hosting import Description, Hosting, build_envs, check_alike, describe
 
 _log = logging.getLogger("fastvec")
@@ -91,33 +93,46 @@ class Worker:
         self.index = task.index
         self.envs = range(task.first_env, task.first_env + task.hosted)
         self.started = time.monotonic()
-        self.conn, theirs = context.Pipe(duplex=True)
-        self.crash_log = memory_file(b"fastvec-crash", _CRASH_LOG_BYTES)
-        os.lseek(self.crash_log, stderr_tail.SIZE, os.SEEK_SET)  # where faulthandler is to write: the offset is shared
-        self.stderr, to_stderr = os.pipe()
-        self.pidfd = -1
+        self.conn = self.process = None
+        self.crash_log = self.stderr = self.pidfd = -1
         self.mourned = False  # its death has been told
+        self.released = False
         self._rest = b""  # of stderr, what it had not copied when it ended
-        ours = [self.conn, *(w.conn for w in siblings)]
-        args = (task, theirs, SharedFd(self.crash_log), SharedFd(self.stderr), SharedFd(to_stderr), ours if context.get_start_method() == "fork" else [])
-        # Not a daemon: envs may start processes of their own.
-        self.process = context.Process(target=_worker_main, args=args, name=f"fastvec-worker-{task.index}")
         try:
+            self._start(context, task, [sibling.conn for sibling in siblings])
+        except BaseException as error:
+            refused = isinstance(error, (OSError, EOFError)) and not isinstance(error, TimeoutError)  # that is of a signal handler
+            if refused:
+                _close_pipes_of_failed_fork(error)
+            if self.process is not None and self.process.pid is not None:
+                self.kill()
+                self.ended(GRACE)
+            self.release()
+            if refused:
+                raise resources.cannot_start(error, task.index, context.get_start_method()) from error
+            raise
+
+    def _start(self, context, task: Task, foreign: list):
+        with contextlib.ExitStack() as theirs:  # ends that only the worker is to hold: the pipes end when it does
+            self.conn, conn = context.Pipe(duplex=True)
+            theirs.callback(conn.close)
+            self.crash_log = memory_file(b"fastvec-crash", _CRASH_LOG_BYTES)
+            os.lseek(self.crash_log, stderr_tail.SIZE, os.SEEK_SET)  # where faulthandler is to write: the offset is shared
+            self.stderr, to_stderr = os.pipe()
+            theirs.callback(os.close, to_stderr)
+            ours = [self.conn, *foreign] if context.get_start_method() == "fork" else []
+            args = (task, conn, SharedFd(self.crash_log), SharedFd(self.stderr), SharedFd(to_stderr), ours)
+            # Not a daemon: envs may start processes of their own.
+            self.process = context.Process(target=_worker_main, args=args, name=f"fastvec-worker-{task.index}")
             with warnings.catch_warnings():
                 # Python 3.12 warns of forking a process with threads; the child runs nothing but the worker.
                 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
                 with _signals_afterwards():
                     self.process.start()
+            # multiprocessing would wait for it when the interpreter ends, perhaps before we have told it to end; and in a forked child
+            # of the trainer complain that it is not the child's.
+            multiprocessing.process._children.discard(self.process)
             self.pidfd = watchdog.open_pidfd(self.process.pid)
-        except BaseException:
-            if self.process.pid is not None:  # a signal that came while it was started
-                self.kill()
-                self.ended(GRACE)
-            self.release()
-            raise
-        finally:
-            theirs.close()  # its only holder is the worker: the pipe ends when the worker does
-            os.close(to_stderr)
 
     @property
     def life_fd(self) -> int:
@@ -129,6 +144,7 @@ class Worker:
 
         Raises:
             WorkerError: it reports a failure, or dies.
+            OSError: the system refuses it something.
             TimeoutError: nothing came before `deadline` (of time.monotonic).
         """
         limit = None if deadline is None else min(_LONGEST, max(0.0, deadline - time.monotonic()))
@@ -140,6 +156,8 @@ class Worker:
             raise self.death("start") from None
         if kind == "failed":
             raise failure(self.index, content, "start", self.envs)
+        if kind == "refused":
+            raise resources.cannot_start(content, self.index)
         return content
 
     def death(self, phase: str, env: int | None = None) -> WorkerError:
@@ -210,13 +228,16 @@ class Worker:
 
     def ended(self, timeout: float) -> bool:
         """Whether the worker has ended, after `timeout` seconds at most."""
-        return bool(connection.wait([self.life_fd], min(_LONGEST, timeout)))
+        return self.released or bool(connection.wait([self.life_fd], min(_LONGEST, timeout)))
 
     def kill(self):
-        if self.pidfd >= 0:  # by descriptor: the number may be another process's by now, if somebody else reaped ours
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        else:
+        if self.released:
+            return
+        if self.pidfd < 0:
             self.process.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):  # by descriptor: the number may be another's by now, if somebody else reaped ours
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def exitcode_now(self) -> int | None:
         """Of a worker that has ended, so far as it is known."""
@@ -230,12 +251,16 @@ class Worker:
         return code
 
     def release(self):
-        """Reaps the process and gives up the descriptors."""
-        if self.process.pid is not None and self.ended(0):
+        """Reaps the process and gives up the descriptors.  May be called again."""
+        if self.released:
+            return
+        if self.process is not None and self.process.pid is not None and self.ended(0):
             self.process.join()
             with contextlib.suppress(ValueError):  # somebody else has reaped it
                 self.process.close()
-        self.conn.close()
+        self.released = True
+        if self.conn is not None:
+            self.conn.close()
         self._take_rest()
         for fd in (self.crash_log, self.pidfd):
             if fd >= 0:
@@ -302,7 +327,22 @@ def failure(worker: int | None, report: dict, phase: str, envs: range) -> Worker
 
 
 def stop(workers: list[Worker], boxes, grace: float = GRACE):
-    """Ends all workers: asks them to close their envs, then kills those that take longer than `grace` seconds."""
+    """Ends all workers: asks them to close their envs, then kills those that take longer than `grace` seconds.  Interrupted, by a
+    second Ctrl-C say, it kills them at once."""
+    try:
+        _ask_to_leave(workers, boxes, grace)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        raise
+    finally:
+        for worker in workers:
+            worker.ended(GRACE)  # at once, unless the kernel has it in its hands
+            worker.release()
+        workers.clear()
+
+
+def _ask_to_leave(workers, boxes, grace):
     for worker in workers:
         if boxes is not None:
             boxes.close(worker.index)
@@ -311,11 +351,17 @@ def stop(workers: list[Worker], boxes, grace: float = GRACE):
     for worker in workers:
         if not worker.ended(max(0.0, deadline - time.monotonic())):
             worker.kill()
-            worker.ended(GRACE)
-        elif worker.exitcode_now() and not worker.mourned:
+        elif not worker.released and worker.exitcode_now() and not worker.mourned:
             _log.warning("%s", worker.death("close"))
-        worker.release()
-    workers.clear()
+
+
+def _close_pipes_of_failed_fork(error: Exception):
+    """multiprocessing leaves them open (CPython 3.10 to 3.13)."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is popen_fork.Popen._launch.__code__:
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 # ---- the worker's side -----------------------------------------------------------------------------------------------
@@ -325,16 +371,20 @@ def _worker_main(task: Task, conn, crash_log: SharedFd, stderr: SharedFd, to_std
     """What a worker process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then tells us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    stderr_tail.keep(stderr.fd, to_stderr.fd, crash_log.fd)
-    faulthandler.enable(crash_log.fd)
-    faulthandler.register(_ASK_STACK, crash_log.fd)
     os.register_at_fork(after_in_child=conn.close)  # a process that an env forks must not keep the pipe open when we have died
     for other in foreign:  # a forked worker holds copies of its siblings' pipes: they would never end
         other.close()
     try:
-        watchdog.watch_trainer(task.trainer)
-        if task.cpus is not None:
-            os.sched_setaffinity(0, task.cpus)
+        try:
+            watchdog.watch_trainer(task.trainer)
+            stderr_tail.keep(stderr.fd, to_stderr.fd, crash_log.fd)
+            faulthandler.enable(crash_log.fd)
+            faulthandler.register(_ASK_STACK, crash_log.fd)
+            if task.cpus is not None:
+                os.sched_setaffinity(0, task.cpus)
+        except OSError as error:
+            _refused(task, conn, error)
+            return
         if "torch" in sys.modules:  # over a fork; its pool of threads did not come along, and would be waited for
             sys.modules["torch"].set_num_threads(1)
         loop = _start(task, conn)
@@ -342,6 +392,13 @@ def _worker_main(task: Task, conn, crash_log: SharedFd, stderr: SharedFd, to_std
             _serve(loop, conn, task.replaceable)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the trainer has closed us
+
+
+def _refused(task: Task, conn, error: OSError):
+    """The system has refused this worker what it needs."""
+    if task.place is not None:
+        raise error  # who takes another's place is not listened to, but the end of its stderr is told
+    conn.send(("refused", error))
 
 
 def _start(task: Task, conn) -> WorkerLoop | None:
@@ -362,7 +419,11 @@ def _start(task: Task, conn) -> WorkerLoop | None:
         hosting, fd = conn.recv(), reduction.recv_handle(conn)
     else:
         hosting, fd = task.place.hosting, task.place.arena.fd
-    arena = Arena(fd, hosting.nbytes)
+    try:
+        arena = Arena(fd, hosting.nbytes)
+    except OSError as error:
+        _refused(task, conn, error)
+        return None
     arena.close_fd()  # the mapping is enough
     try:
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)

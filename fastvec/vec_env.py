@@ -23,13 +23,14 @@ from fastvec.torch_views import TorchViews, tensors
 _log = logging.getLogger("fastvec")
 _open = weakref.WeakSet()
 _GRACE_OF_OTHERS = 0.2  # seconds to close their envs when a worker has failed: the caller wants to know of it soon
+_LEAVING = 1.0  # seconds for another thread to notice, in a call, that the VecEnv is closed: it looks at least every 0.1 s
 _POLLING = 0.25  # seconds: who waits no longer than that is looking whether something has come, not wondering why nothing has
 
 
 def _disown_all():
     """In a forked child: the workers belong to the parent, so the child must not talk to them."""
     for vec in _open:
-        vec._mark_closed()
+        vec._disown(f"in process {os.getpid()}, a fork of the one that made the VecEnv: its workers obey that one alone; make a new VecEnv")
 
 
 os.register_at_fork(after_in_child=_disown_all)
@@ -366,16 +367,20 @@ class VecEnv(Pool):
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, grace=5.0):
-        """Closes the envs and ends the workers.  May be called again.
+        """Closes the envs and ends the workers.  May be called again, by another thread or a signal handler too: a call that waits
+        there raises ClosedError.
 
         Args:
-            grace: seconds for the envs to close; a worker that takes longer is killed.
+            grace: seconds for the envs to close; a worker that takes longer is killed.  Interrupted (Ctrl-C), all are killed at once.
 
         Raises:
             ValueError: `grace` is no number of seconds.  Nothing else: what an env raises when it is closed is logged.
         """
         grace = check_seconds("grace=%r", grace)
         self._mark_closed()
+        self._await_others(_LEAVING)
+        if self._env_is_working:
+            return  # in this process, in another thread or below a signal handler: the call that is under way closes it at its end
         stop = self._stop.detach()
         if stop is not None:
             _, function, args, _ = stop

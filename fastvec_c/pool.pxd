@@ -38,7 +38,10 @@ cdef class Pool:
     cdef readonly bint in_order        # batches come in the order in which they were sent; else the first to finish
     cdef readonly dict trainer_fields  # {name: array [slots, rows, ...]} that workers know nothing of
     cdef int phase                     # FRESH, HOLDING, FLYING or CLOSED
-    cdef readonly bint _busy            # a call is under way
+    cdef str why_closed                # what follows a call's name in its ClosedError
+    cdef readonly bint _busy            # a call is under way,
+    cdef unsigned long owner           # of this thread
+    cdef readonly bint _env_is_working  # of this process: it must not be closed
 
     cdef WorkerState *unit             # [num_units]
     cdef int *queue                    # [num_units] ring of what recv takes next: units that were sent (in_order), units
@@ -102,6 +105,8 @@ cdef class Pool:
     cdef int dead_worker(self) noexcept nogil
     cdef await_units(self, int units, timeout, str call)
     cdef run_host(self)
+    cdef work_host(self)
+    cdef leave_host(self)
     cdef take(self, int units)
     cdef object batch(self)
     cdef object batch_in_place(self)

@@ -30,6 +30,12 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long n, int timeout_ms)
     short POLLIN
 
+cdef extern from "<pythread.h>" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned microseconds)
+
 cdef extern from *:
     int __builtin_ctzll(unsigned long long x) noexcept nogil
 
@@ -318,7 +324,9 @@ cdef class Pool:
             message = _pickled("call", request) if self.host is None else None
             self.await_units(self.num_units, timeout, "call")
             if self.host is not None:
-                return [self._call_host(request)]
+                answer = self._call_host(request)
+                self.still_open("call")
+                return [answer]
             return self.answers(message, timeout)
         finally:
             self._busy = False
@@ -346,15 +354,20 @@ cdef class Pool:
             raise
 
     def _call_host(self, request):
+        self._env_is_working = True
         try:
             return self.host.call(*request)
         except Exception as error:
             self._on_exception(error, "call")
+        finally:
+            self.leave_host()
 
     def _tell(self, int worker, message):
         """Puts a pickled message on a worker's pipe.  After the order that makes it read: a large one needs a reader."""
         try:
             self.conns[worker].send_bytes(message)
+        except TimeoutError:  # of a signal handler
+            raise
         except OSError:  # the worker is dead: await_units will find out and say how
             pass
 
@@ -363,8 +376,11 @@ cdef class Pool:
         self.unit[worker].message = False
         try:
             kind, content = self.conns[worker].recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             self.still_open("recv")
+            if isinstance(error, TimeoutError):  # of a signal handler: what follows on the pipe would be taken for the rest
+                self.close()
+                raise
             self._on_silence(worker, _PHASES[self.unit[worker].last_order])
             return {}
         except BaseException as error:  # a class that cannot be unpickled here; or Ctrl-C: the rest of it would be taken for something else
@@ -494,11 +510,25 @@ cdef class Pool:
     def _holds_all(self):
         return self.phase == HOLDING and self.num_held == self.num_units
 
-    def _mark_closed(self):
+    def _mark_closed(self, str why="after close(): make a new VecEnv"):
         """From here on every call raises ClosedError, one that waits (in another thread, or under a signal handler that
         closes) too: whatever its wait() returns, at the next nap's end at the latest, still_open() is asked first.  So the
         descriptors in `life`, which another thread may be polling this moment, are left as they are."""
+        if self.phase != CLOSED:
+            self.why_closed = why
         self.phase = CLOSED
+
+    def _disown(self, str why):
+        """In a forked child: no call is under way here, whatever the parent's threads were doing."""
+        self._busy = False
+        self._mark_closed(why)
+
+    def _await_others(self, double seconds):
+        """When closed: waits until no other thread is inside a call, for `seconds` at most."""
+        cdef int64_t end = fv_now() + <int64_t>(seconds * 1e9)
+        while self._busy and self.owner != PyThread_get_thread_ident() and fv_now() < end:
+            with nogil:
+                usleep(1000)
 
     def _times(self):
         """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
@@ -526,13 +556,14 @@ cdef class Pool:
             ClosedError: the VecEnv is closed.
         """
         if self.phase == CLOSED:
-            raise ClosedError(f"{call}() after close(): make a new VecEnv")
+            raise ClosedError(f"{call}() {self.why_closed}")
 
     cdef enter(self, str call):
+        self._check_open(call)
         if self._busy:
             raise StateError(f"{call}() while another call is under way: a VecEnv is for one thread at a time")
-        self._check_open(call)
         self._busy = True
+        self.owner = PyThread_get_thread_ident()
 
     cdef int still_open(self, str call) except -1:
         """Raises ClosedError if another thread, or a signal handler, has closed the VecEnv amid a call.  To be asked after all
@@ -735,6 +766,7 @@ cdef class Pool:
         if self.host is not None:
             if self.num_flying:
                 self.run_host()
+                self.still_open(call)
             return
         own = timeout is None  # the VecEnv's own limit, not one of this call alone
         timeout = self._timeout if own else timeout
@@ -764,6 +796,19 @@ cdef class Pool:
 
     cdef run_host(self):
         """Has the envs of this process do what was ordered."""
+        self._env_is_working = True
+        try:
+            self.work_host()
+        finally:
+            self.leave_host()
+
+    cdef leave_host(self):
+        """The envs of this process are not at work any more; whoever has closed the VecEnv meanwhile left that to us."""
+        self._env_is_working = False
+        if self.phase == CLOSED:
+            self.close()
+
+    cdef work_host(self):
         cdef WorkerState *w = &self.unit[0]
         cdef int order = w.order
         cdef int64_t began = fv_now()

@@ -83,6 +83,36 @@ class Herd(fastvec.Env):
         self.tag[:] = self.t
 
 
+class SlowToUnpickle:
+    def __reduce__(self):
+        return time.sleep, (3600,)
+
+
+class Sends(Scripted):
+    def step(self, action):
+        return *super().step(action)[:4], {"slow": SlowToUnpickle()}
+
+
+class Nest(Scripted):
+    """Has a VecEnv of its own, of two envs that must do as it does; the trap is theirs."""
+
+    def __init__(self, trap=None, at=3):
+        super().__init__()
+        self.inner = fastvec.make(lambda: Scripted(trap, at), 2, seed=5, start_method="fork")
+
+    def reset(self, **kwargs):
+        self.inner.reset(seed=9)
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        _, rewards, *_ = self.inner.step([int(action)] * 2)
+        assert rewards.tolist() == [self.sum + action] * 2
+        return super().step(action)
+
+    def close(self):
+        self.inner.close()
+
+
 class Trapped:
     """A creator: `Scripted` with a trap in the env of this index."""
 
@@ -115,6 +145,21 @@ def sleep_long():
     time.sleep(3600)
 
 
+def sleep_on(env):
+    time.sleep(3600)
+
+
+def loop_for_ever():
+    while True:
+        pass
+
+
+def wait_in_c_with_the_gil():
+    import ctypes
+
+    ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
+
+
 def bad_creator():
     raise ValueError("no such world")
 
@@ -125,3 +170,22 @@ def dying_creator():
 
 def slow_creator():
     time.sleep(3600)
+
+
+def announced_creator():
+    print(os.getpid(), flush=True)
+    time.sleep(3600)
+
+
+class Cramped(Scripted):
+    """Its process may take 8 MiB more than it has when the env is built; its rows need more than that."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1 << 16,), np.float32)
+
+    def __init__(self):
+        import resource
+
+        import psutil
+
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (8 << 20), -1))
+        super().__init__()

@@ -43,15 +43,6 @@ def leave():
     sys.exit(4)
 
 
-def loop_for_ever():
-    while True:
-        pass
-
-
-def wait_in_c_with_the_gil():
-    ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
-
-
 def wait_in_c_without_the_gil():
     ctypes.CDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
 
@@ -137,7 +128,8 @@ def test_a_grandchild_that_keeps_stderr_delays_nothing():
     grandchild.kill()  # still there: nobody waited for its end
 
 
-HANGS = [(envs.sleep_long, "sleep_long"), (loop_for_ever, "loop_for_ever"), (wait_in_c_with_the_gil, "wait_in_c_with_the_gil"),
+HANGS = [(envs.sleep_long, "sleep_long"), (envs.loop_for_ever, "loop_for_ever"),
+         (envs.wait_in_c_with_the_gil, "wait_in_c_with_the_gil"),
          (wait_in_c_without_the_gil, "wait_in_c_without_the_gil")]
 
 
@@ -161,7 +153,7 @@ def test_hang_while_building(method):
 
 
 def test_hung_and_replaced_the_stack_is_told():
-    with fastvec.make(envs.Trapped(loop_for_ever), 2, on_failure="restart", timeout=1) as vec:
+    with fastvec.make(envs.Trapped(envs.loop_for_ever), 2, on_failure="restart", timeout=1) as vec:
         vec.reset()
         told = [infos[1]["error"] for infos in (vec.step([0, 0])[4] for _ in range(3)) if 1 in infos]
     assert len(told) == 1 and "in loop_for_ever" in told[0]

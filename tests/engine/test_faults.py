@@ -255,19 +255,6 @@ def test_calls_out_of_order(num_workers):
             call()
 
 
-def test_two_threads():
-    with fastvec.make(lambda: Probe(work_us=300_000), 1) as vec:
-        vec.reset()
-        vec.send(np.zeros(1, np.int64))
-        other = threading.Thread(target=vec.recv)
-        other.start()
-        while not vec._busy:
-            pass
-        with pytest.raises(fastvec.StateError, match="one thread at a time"):
-            vec.recv()
-        other.join()
-
-
 # ---- bad actions -----------------------------------------------------------------------------------------------------
 
 
