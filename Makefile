@@ -1,7 +1,7 @@
 # make demo   build everything in a virtual environment and run the main job (SCENES=folder: on your own scenes)
 # make test   the same, and run the tests
 # make debug  build with bounds checks, assertions and symbols, in place
-# make stress  stress the handoff, in C, under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer (a minute)
+# make stress  stress the handoff, and the rings of events, in C, under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer (a minute)
 # make sanitize  the same, and the tests of engine, envs and drive world with the library built so (about twenty minutes; needs gcc)
 # make fuzz   random calls of a VecEnv and of make against a model, EXAMPLES=2000 of them (about ten minutes)
 # make protocol  check the model of the handoff (needs spin)

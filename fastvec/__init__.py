@@ -6,7 +6,7 @@
 ...     observations, rewards, terminations, truncations, infos = vec.step([0, 1])
 """
 from fastvec_c.batch import Batch
-from fastvec_c.errors import ClosedError, FastvecError, RecvTimeout, StateError, WorkerError
+from fastvec_c.errors import ClosedError, FastvecError, RecvTimeout, RowError, StateError, WorkerError
 from fastvec_c.sync import WaitPolicy
 
 from fastvec.advantages import gae
@@ -19,7 +19,7 @@ from fastvec.tuning import Tuning, tune
 from fastvec.vec_env import Stats, VecEnv, WorkerStats
 
 __all__ = [
-    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Rollout", "Spec", "Stats", "StateError",
+    "Batch", "ClosedError", "Env", "FastvecError", "RecvTimeout", "Rollout", "RowError", "Spec", "Stats", "StateError",
     "StepTimes", "Tuning", "VecEnv", "WaitPolicy", "WorkerError", "WorkerStats", "gae", "make", "tune",
 ]
 __version__ = "0.1.0"

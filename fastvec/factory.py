@@ -9,6 +9,7 @@ from multiprocessing import reduction
 
 import numpy as np
 
+from fastvec_c import control
 from fastvec_c.arena import Arena
 from fastvec_c.errors import RecvTimeout, WorkerError
 from fastvec_c.fields import Fields
@@ -18,6 +19,7 @@ from fastvec_c.worker import Host
 from fastvec import process, resources, waiting
 from fastvec.arguments import check_choice, check_count, check_flag, check_limit
 from fastvec.autotune import choose_workers
+from fastvec.debug import ActionCheck, RowCheck
 from fastvec.hosting import Hosting, build_envs, check_alike, describe, lay_out
 from fastvec.machine import usable_cpus
 from fastvec.recovery import Limits, Recovery
@@ -50,6 +52,7 @@ def make(
     on_failure="raise",
     max_restarts=10,
     restart_window=600.0,
+    debug=False,
 ) -> VecEnv:
     """Starts workers and builds the envs in them.
 
@@ -95,6 +98,10 @@ def make(
             What cannot be mended raises all the same: a death in `call` or `apply`, while `make` waits, or of the last
             worker.
         max_restarts, restart_window: so many restarts, of all workers together, in so many seconds; the next death raises.
+        debug: look through all actions before they are sent, and all rows when envs have written them, and raise of what does
+            not belong there: NaN and infinities, numbers out of the spaces' bounds, flags and masks other than 0 and 1.  The
+            errors (ValueError of `send`; a WorkerError of `recv` whose cause is a RowError) name env, agent, worker, element,
+            value and bounds.  Slow; see docs/debugging.md.
 
     Returns:
         a VecEnv; call `reset` or `async_reset` next, and `close` in the end (or use `with`).
@@ -116,6 +123,7 @@ def make(
     check_choice("autoreset", autoreset, AUTORESET)
     check_flag("zero_copy", zero_copy)
     check_flag("in_order", in_order)
+    check_flag("debug", debug)
     slots = _slots(slots, horizon, double_buffer)
     trainer_fields = _trainer_fields(trainer_fields)
     limits = Limits(on_failure, max_restarts, restart_window)
@@ -146,7 +154,7 @@ def make(
         if num_workers == 0:
             host, descriptions = _host_here(creators, autoreset)
         else:
-            tasks = _tasks(creators, num_workers, autoreset, policy, cpus, context, on_failure != "raise")
+            tasks = _tasks(creators, num_workers, autoreset, policy, cpus, context, on_failure != "raise", debug)
             resources.check_descriptors(num_workers)
             descriptions = _start_workers(workers, tasks, creators, context, deadline, timeout)
         check_alike(descriptions)
@@ -154,29 +162,44 @@ def make(
         resources.check_memory(hosting.nbytes, hosting.rows, hosting.slots)
         arena = Arena.create(hosting.nbytes)
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
+        _introduce(arena, num_workers, units, units_per_batch, hosting, descriptions)
         if host is not None:
             host.bind(fields, hosting.seeds_at, hosting.whats_at, 0, hosting.rows_per_env)
+            if debug:
+                host.check = RowCheck(fields.views, descriptions[0], 0, len(creators), hosting.rows_per_env)
         else:
             boxes = Mailboxes(arena, num_workers)
+            for worker in workers:
+                boxes.set_process(worker.index, worker.process.pid, 0)
             _admit(workers, hosting, arena, deadline, timeout)
         if on_failure != "raise":
             place = process.Place(hosting, descriptions[0], process.SharedFd(arena.fd))
-            recovery = Recovery(limits, context, tasks, place, arena, seed)
-        else:
-            arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
+            recovery = Recovery(limits, context, tasks, place, seed)
         vec = VecEnv(
             fields, boxes, host, units, len(creators) // units, hosting.rows // units, units_per_batch, not zero_copy,
             in_order, descriptions[0].action_spec, policy,
             {name: arena.view(at, (slots, hosting.rows, *shape), dtype) for name, shape, dtype, at in hosting.trainer_placed}, horizon or 0,
             workers=workers, hosting=hosting, description=descriptions[0], seed=seed, timeout=timeout,
-            recovery=recovery,
+            recovery=recovery, arena=arena,
         )
+        if debug:
+            vec.check_actions_with(ActionCheck(fields.views, descriptions[0], hosting.rows_per_env, hosting.rows // units, num_workers))
     except BaseException:
         process.stop(workers, boxes, grace=1.0)
         if host is not None:
             host.close()
         raise
     return vec
+
+
+def _introduce(arena, num_workers, units, units_per_batch, hosting, descriptions):
+    """Has the arena say what it is, for `fastvec top` and `fastvec doctor --dump`."""
+    from fastvec import __version__
+
+    control.introduce(
+        arena, num_workers=num_workers, num_units=units, envs_per_unit=len(descriptions) // units, rows_per_unit=hosting.rows // units,
+        units_per_batch=units_per_batch, slots=hosting.slots, version=__version__, kind=descriptions[0].kind,
+    )
 
 
 # ---- how many of what ------------------------------------------------------------------------------------------------
@@ -316,7 +339,7 @@ def _host_here(creators, autoreset):
     return Host(envs, 0), describe(envs)
 
 
-def _tasks(creators, num_workers, autoreset, policy, cpus, context, replaceable) -> list[process.Task]:
+def _tasks(creators, num_workers, autoreset, policy, cpus, context, replaceable, debug) -> list[process.Task]:
     per_worker = len(creators) // num_workers
     return [
         process.Task(
@@ -329,6 +352,7 @@ def _tasks(creators, num_workers, autoreset, policy, cpus, context, replaceable)
             policy=policy,
             cpus=cpus[i],
             trainer=os.getpid(),
+            debug=debug,
             replaceable=replaceable,
         )
         for i in range(num_workers)

@@ -45,7 +45,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             reset themselves, as compiled ones do, are said to be "SameStep".
         observation_mode: "same": the envs' observation spaces are equal; "different": their bounds may differ; or a tuple,
             the space of all observations and that of a single one.
-        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window: as in `fastvec.make`.
+        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window, debug: as in `fastvec.make`.
 
     Observations have the structure of `observation_space`; rewards are float64 arrays of what float32 holds.  Samples of
     spaces without a fixed size (Text, Sequence, Graph, OneOf, your own) go through pipes: much slower than the others.
@@ -66,13 +66,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(self, env_fns, num_workers="auto", *, copy=True, autoreset_mode="NextStep", observation_mode="same",
                  start_method=None, affinity=None, wait="auto", timeout=None,
-                 on_failure="raise", max_restarts=10, restart_window=600.0):
+                 on_failure="raise", max_restarts=10, restart_window=600.0, debug=False):
         mode = getattr(autoreset_mode, "value", autoreset_mode)
         if mode not in _MODES:
             raise ValueError(f"autoreset_mode={autoreset_mode!r}; give one of {list(_MODES)}, or a gymnasium.vector.AutoresetMode")
         _check_observation_mode(observation_mode)
         options = {"autoreset": _MODES[mode], "start_method": start_method, "affinity": affinity, "wait": wait, "timeout": timeout,
-                   "on_failure": on_failure, "max_restarts": max_restarts, "restart_window": restart_window}
+                   "on_failure": on_failure, "max_restarts": max_restarts, "restart_window": restart_window, "debug": debug}
         try:
             self.vec, carrying = _make(list(env_fns), num_workers, observation_mode == "same", options)
         except UnlikeEnvs as error:

@@ -7,8 +7,8 @@ from typing import Any, Callable
 
 import numpy as np
 
+from fastvec_c import control
 from fastvec_c import fields as field_plan
-from fastvec_c import mailbox
 from fastvec_c.buffer_env import BufferEnv
 
 from fastvec.adapters import adapt
@@ -119,7 +119,7 @@ def check_alike(descriptions: list[Description]):
 
 @dataclass(frozen=True)
 class Hosting:
-    """How the arena is laid out: mailboxes, reset table, fields."""
+    """How the arena is laid out: what control.h has, reset table, fields."""
 
     num_workers: int
     slots: int
@@ -153,7 +153,7 @@ def lay_out(descriptions: list[Description], num_workers: int, slots: int, train
     for name in trainer_fields:
         if name in (taken := [name for name, *_ in specs]):
             raise ValueError(f"trainer_fields: {name!r} is a field of the envs; take another name than {', '.join(taken)}")
-    seeds_at = -(-mailbox.nbytes(num_workers) // 64) * 64
+    seeds_at = -(-control.nbytes(num_workers) // 64) * 64
     whats_at = seeds_at + 8 * num_envs
     rows = num_envs * rows_per_env
     placed, end = field_plan.plan(specs, slots, rows, whats_at + num_envs)

@@ -28,6 +28,7 @@ from fastvec_c.sync import WaitPolicy
 from fastvec_c.worker import Host, WorkerLoop
 
 from fastvec import resources
+from fastvec.debug import RowCheck
 from fastvec.hosting import Description, Hosting, build_envs, check_alike, describe
 
 _log = logging.getLogger("fastvec")
@@ -53,6 +54,7 @@ class Task:
     policy: WaitPolicy
     cpus: tuple[int, ...] | None
     trainer: int  # its process id
+    debug: bool = False  # look through what the envs write
     replaceable: bool = False  # the trainer goes on without it: an env that raises ends the worker
     place: "Place | None" = None  # of the worker whose place it takes; else the trainer tells when the envs are built
 
@@ -429,6 +431,8 @@ def _start(task: Task, conn) -> WorkerLoop | None:
         fields = Fields(arena, hosting.placed, hosting.slots, hosting.rows)
         first_row = task.index * len(envs) * hosting.rows_per_env
         host.bind(fields, hosting.seeds_at, hosting.whats_at, first_row, hosting.rows_per_env, task.place is None)
+        if task.debug:
+            host.check = RowCheck(fields.views, describe(envs)[0], task.first_env, len(envs), hosting.rows_per_env)
         boxes = mailbox.Mailboxes(arena, hosting.num_workers)
         loop = WorkerLoop(host, boxes, task.index, task.policy, conn)
         if task.place is None:

@@ -53,7 +53,7 @@ class Multiprocessing(Calls):
             trainer needs; else the first to finish.
         overwork: ignored.
         seed: of the envs' constructors.
-        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window: as in `fastvec.make`.
+        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window, debug: as in `fastvec.make`.
             `pufferlib.vector.make` does not pass them on: give it
             `backend=functools.partial(fastvec.puffer.Multiprocessing, start_method="forkserver")`.
 
@@ -76,7 +76,7 @@ class Multiprocessing(Calls):
 
     def __init__(self, env_creators, env_args, env_kwargs, num_envs, num_workers=None, batch_size=None, zero_copy=True,
                  sync_traj=True, overwork=False, seed=0, *, start_method=None, affinity=None, wait="auto", timeout=None,
-                 on_failure="raise", max_restarts=10, restart_window=600.0):
+                 on_failure="raise", max_restarts=10, restart_window=600.0, debug=False):
         num_workers = num_envs if num_workers is None else num_workers
         batch_size = num_envs if batch_size is None else batch_size
         _check_counts(num_envs, num_workers, batch_size, zero_copy)
@@ -93,6 +93,7 @@ class Multiprocessing(Calls):
                 num_workers=num_workers, batch_size=batch_size, zero_copy=bool(zero_copy), in_order=bool(sync_traj),
                 start_method=start_method, affinity=affinity, wait=wait, timeout=timeout,
                 on_failure=on_failure, max_restarts=max_restarts, restart_window=restart_window,
+                debug=debug,
             )
         except BaseException:
             close_env(driver)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastvec_c.arena import Arena
 from fastvec_c.errors import WorkerError
 
 from fastvec import process
@@ -47,26 +46,21 @@ class Recovery:
         context: of multiprocessing, which starts processes.
         tasks: of all workers.
         place: what a new worker needs to take its place in the arena.
-        arena: which it maps; its descriptor is this object's from now on.
         seed: of the run.
 
     Attributes:
         restarts: how often each worker was started again.
     """
 
-    def __init__(self, limits: Limits, context, tasks: list[process.Task], place: process.Place, arena: Arena, seed: int):
+    def __init__(self, limits: Limits, context, tasks: list[process.Task], place: process.Place, seed: int):
         self.limits = limits
         self.restarts = [0] * len(tasks)
         self._context = context
         self._tasks = tasks
         self._place = place
-        self._arena = arena
         self._seed = seed
         self._recent: deque[float] = deque()
         self._errors: dict[int, WorkerError] = {}  # of workers whose rows have not come back
-
-    def close(self):
-        self._arena.close_fd()
 
     def restart(self, i: int, error: WorkerError):
         """Decides to put a new process in the place of worker i, which has ended.

@@ -36,7 +36,7 @@ class VecEnv(base_vec_env.VecEnv):
         env_fns: a function for each env; an env is whatever `fastvec.make` takes.
         num_workers: worker processes, a divisor of the number of envs; 0 keeps the envs in this process; "auto" times an
             env, of which it makes one more, and takes what should be fastest.
-        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window: as in `fastvec.make`.
+        start_method, affinity, wait, timeout, on_failure, max_restarts, restart_window, debug: as in `fastvec.make`.
 
     Attributes:
         vec: the fastvec.VecEnv underneath.
@@ -49,9 +49,9 @@ class VecEnv(base_vec_env.VecEnv):
     """
 
     def __init__(self, env_fns, num_workers="auto", *, start_method=None, affinity=None, wait="auto", timeout=None,
-                 on_failure="raise", max_restarts=10, restart_window=600.0):
+                 on_failure="raise", max_restarts=10, restart_window=600.0, debug=False):
         options = {"start_method": start_method, "affinity": affinity, "wait": wait, "timeout": timeout,
-                   "on_failure": on_failure, "max_restarts": max_restarts, "restart_window": restart_window}
+                   "on_failure": on_failure, "max_restarts": max_restarts, "restart_window": restart_window, "debug": debug}
         self.vec = vec = _raising(make, list(env_fns), num_workers, autoreset="same_step", **options)
         try:
             if vec.autoreset:

@@ -22,7 +22,7 @@ class Spec:
         shape: the row's shape; `()` for a scalar.
         dtype: a NumPy dtype; a structured one for a row made of named parts (a Dict or Tuple space).
         low, high: inclusive bounds, a number or an array of the row's shape, or None.  Integer actions are checked
-            against them; for floats they are information only.
+            against them; with `make(debug=True)` everything is, else they are information only.
 
     Two specs are equal when shape, dtype and every element's bounds are.
 

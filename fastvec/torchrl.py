@@ -39,7 +39,7 @@ class VecEnv(EnvBase):
         num_workers: worker processes, a divisor of the number of envs; 0 keeps the envs in this process; "auto" times an env.
         num_envs: with one function.
         device: of the tensors that come out.
-        start_method, affinity, wait, timeout, seed, on_failure, max_restarts, restart_window: as in `fastvec.make`.
+        start_method, affinity, wait, timeout, seed, on_failure, max_restarts, restart_window, debug: as in `fastvec.make`.
 
     Attributes:
         vec: the fastvec.VecEnv underneath.

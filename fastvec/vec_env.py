@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastvec_c import control
 from fastvec_c.errors import RecvTimeout, StateError, WorkerError
 from fastvec_c.pool import Pool
 from fastvec_c.seconds import check_seconds
@@ -46,6 +47,10 @@ class WorkerStats:
         waiting: seconds waiting for orders.
         parks: waits that were long enough to sleep.
         restarts: processes that took the place of a dead one; the other numbers go on counting.
+        pickup_latency: mean seconds from an order (`send`) until the worker began with it, of the orders that it waited for.
+        take_latency: mean seconds from the end of an order until the trainer took notice, whatever it did meanwhile; of a sample.
+
+    The two latencies are NaN where nothing has been timed yet.
     """
 
     steps: int
@@ -53,6 +58,19 @@ class WorkerStats:
     waiting: float
     parks: int
     restarts: int
+    pickup_latency: float = float("nan")
+    take_latency: float = float("nan")
+
+    @property
+    def step_time(self) -> float:
+        """Mean seconds of an order to step; NaN before the first."""
+        return self.busy / self.steps if self.steps else float("nan")
+
+    @property
+    def wait_share(self) -> float:
+        """Part of its time in which the worker waited for orders; NaN before the first."""
+        total = self.busy + self.waiting
+        return self.waiting / total if total else float("nan")
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,17 @@ class Stats:
     handoff: float
     policy: float
     workers: tuple[WorkerStats, ...]
+
+    @property
+    def waits_for(self) -> str | None:
+        """What takes most of the trainer's time: "envs", "handoff" or "policy"; None before the first batch."""
+        return bottleneck(self.env, self.handoff, self.policy)
+
+
+def bottleneck(env: float, handoff: float, policy: float) -> str | None:
+    """The largest of three parts of the time, as `Stats.waits_for` names it; None if there is no time."""
+    parts = {"envs": env, "handoff": handoff, "policy": policy}
+    return max(parts, key=parts.get) if any(parts.values()) else None
 
 
 class VecEnv(Pool):
@@ -107,7 +136,7 @@ class VecEnv(Pool):
     """
 
     def __init__(self, fields, boxes, host, num_units, envs_per_unit, rows_per_unit, units_per_batch, gather, in_order,
-                 action_spec, policy, trainer_fields, horizon, *, workers, hosting, description, seed, timeout, recovery):
+                 action_spec, policy, trainer_fields, horizon, *, workers, hosting, description, seed, timeout, recovery, arena):
         self._workers = workers
         self._recovery = recovery  # None: a worker that dies ends the run
         self._description = description
@@ -132,14 +161,13 @@ class VecEnv(Pool):
         self.single_action_space = description.action_space
         self.observation_spec = description.observation_spec
         self.action_spec = description.action_spec
-        arena = fields.views["masks"].base
         self._reset_seeds = arena.view(hosting.seeds_at, (self.num_envs,), np.int64)
         self._reset_what = arena.view(hosting.whats_at, (self.num_envs,), np.uint8)
         for worker in workers:
             self.conns.append(worker.conn)
             self.watch(worker.index, worker.life_fd)
         # Also runs when the VecEnv is garbage or the interpreter exits; holds no reference to self.
-        self._stop = weakref.finalize(self, _stop_if_ours, os.getpid(), workers, boxes, host, recovery)
+        self._stop = weakref.finalize(self, _stop_if_ours, os.getpid(), workers, boxes, host, arena)
         _open.add(self)
 
     # ---- resetting ---------------------------------------------------------------------------------------------------
@@ -360,9 +388,8 @@ class VecEnv(Pool):
     def stats(self) -> Stats:
         """Where the time went so far: waiting for envs, handing over, or in the trainer."""
         policy, loop, env, batches, rows = self._times()
-        counters = [self.boxes.counters(w) for w in range(self.num_workers)] if self.boxes is not None else []
-        restarts = self._recovery.restarts if self._recovery else [0] * self.num_workers
-        return Stats(batches, rows, env, loop - env, policy, tuple(WorkerStats(*c, n) for c, n in zip(counters, restarts)))
+        workers = [WorkerStats(*self.boxes.counters(w)) for w in range(self.num_workers)] if self.boxes is not None else []
+        return Stats(batches, rows, env, loop - env, policy, tuple(workers))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -464,6 +491,7 @@ class VecEnv(Pool):
             self._reset_what[envs] = RESEED
             self._order_anew(worker)  # before there is anybody who could take the old order for its own
             new = self._recovery.start(self._workers, worker)
+            self.boxes.set_process(worker, new.process.pid, self._recovery.restarts[worker])
             self.conns[worker] = new.conn
             self.watch(worker, new.life_fd)
         except BaseException:
@@ -503,11 +531,11 @@ def _close_here(host):
         _log.warning("an env of this process raised in close():\n%s", traceback.format_exc())
 
 
-def _stop_if_ours(pid, workers, boxes, host, recovery, grace=5.0):
+def _stop_if_ours(pid, workers, boxes, host, arena, grace=5.0):
     if os.getpid() != pid:
         return
-    if recovery is not None:
-        recovery.close()
+    control.conclude(arena)
+    arena.close_fd()  # the mappings are enough; with the last of them the memory is gone
     if host is not None:
         _close_here(host)
     process.stop(workers, boxes, grace)

@@ -17,6 +17,22 @@ class RecvTimeout(FastvecError, TimeoutError):
     """The workers did not answer within the time limit.  Nothing is lost: `recv` may be called again."""
 
 
+class RowError(FastvecError, ValueError):
+    """With `make(debug=True)`: an env wrote a row that does not belong to what it declares.  The `__cause__` of a WorkerError.
+
+    Attributes:
+        env, agent, row: whose row; `row` counts all rows.
+        field: "observations", "rewards", "terminations", "truncations", "masks", or one of the env's own.
+        index: of the element in the row (in its part, of a structured one); () for a row of one number.
+        value, low, high: what it is, and the bounds; None where it has none.
+    """
+
+    def __init__(self, message, *, env=None, agent=None, row=None, field=None, index=(), value=None, low=None, high=None):
+        super().__init__(message)
+        self.env, self.agent, self.row, self.field, self.index = env, agent, row, field, index
+        self.value, self.low, self.high = value, low, high
+
+
 class WorkerError(FastvecError, RuntimeError):
     """An env raised, or a worker died.
 

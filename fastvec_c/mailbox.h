@@ -25,8 +25,8 @@
 #include <stddef.h>
 
 #include "sync.h"
+#include "trace.h"
 
-#define FV_LINES _Alignas(128) /* two cache lines: adjacent-line prefetch makes neighbours share otherwise */
 #define FV_MAX_WORKERS 1024
 
 /* Orders. */
@@ -39,13 +39,23 @@ typedef struct fv_mailbox {
     int32_t slot;                  /* payload: the slot to write, */
     int32_t action_slot;           /* the slot whose actions to take, */
     int32_t has_options;           /* whether reset options wait on the pipe */
+    /* For whoever wants to know, here and below: relaxed, since each number stands for itself. */
+    _Atomic int32_t pid;       /* of the worker, */
+    _Atomic int32_t restarts;  /* processes before it that died; */
+    _Atomic int64_t posted_ns; /* when cmd was written; */
+    _Atomic int64_t takes;     /* announcements whose way to the trainer was timed (a sample), */
+    _Atomic int64_t take_ns;   /* and how long they were on it */
 
-    /* Written by the worker, for whoever wants to know: relaxed, since only whole numbers matter.  The trainer looks
-     * seldom, so that this line stays with the worker. */
+    /* Written by the worker.  The trainer looks seldom, so that these lines stay with the worker. */
     FV_LINES _Atomic int64_t steps; /* STEP orders done, */
-    _Atomic int64_t busy_ns;        /* time spent in them, */
-    _Atomic int64_t order_ns;       /* in the last one alone; */
+    _Atomic int64_t busy_ns;        /* time spent in them; */
     _Atomic int64_t wait_ns;        /* time spent waiting for orders, */
+    _Atomic int64_t pickups;        /* orders that it waited for, */
+    _Atomic int64_t pickup_ns;      /* time from posted_ns until it saw them; */
+    _Atomic int64_t began_ns;       /* when the last order began, */
+    _Atomic int64_t done_ns;        /* when the last one finished was; */
+    _Atomic uint32_t taken_up;      /* cmd of the last order begun, */
+    _Atomic uint32_t finished;      /* of the last one finished; */
     _Atomic int64_t parks;          /* times it slept; */
     int32_t current;                /* which of its envs is at work: read when the worker has died or announced */
 } fv_mailbox;
@@ -70,15 +80,69 @@ static inline int64_t fv_counted(const _Atomic int64_t *counter)
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+static inline void fv_note(_Atomic int64_t *word, int64_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+/* Says who the worker is, and how many came before it. */
+static inline void fv_set_process(fv_mailbox *m, int32_t pid, int32_t restarts)
+{
+    atomic_store_explicit(&m->pid, pid, memory_order_relaxed);
+    atomic_store_explicit(&m->restarts, restarts, memory_order_relaxed);
+}
+
+/* The words of mailbox i as somebody from outside sees them: each for itself, for they change meanwhile. */
+typedef struct fv_words {
+    uint32_t cmd, asleep, taken_up, finished;
+    int32_t pid, restarts, current, announced;
+} fv_words;
+
+static inline fv_words fv_look(const fv_ready *r, const fv_mailbox *m, int i)
+{
+    return (fv_words){
+        .cmd = atomic_load_explicit(&m->cmd, memory_order_relaxed),
+        .asleep = atomic_load_explicit(&m->asleep, memory_order_relaxed),
+        .taken_up = atomic_load_explicit(&m->taken_up, memory_order_relaxed),
+        .finished = atomic_load_explicit(&m->finished, memory_order_relaxed),
+        .pid = atomic_load_explicit(&m->pid, memory_order_relaxed),
+        .restarts = atomic_load_explicit(&m->restarts, memory_order_relaxed),
+        .current = *(const volatile int32_t *)&m->current,
+        .announced = (int32_t)(atomic_load_explicit(&r->words[i / 64].done, memory_order_relaxed) >> (i % 64) & 1),
+    };
+}
+
+static inline int fv_trainer_asleep(const fv_ready *r) { return (int)atomic_load_explicit(&r->asleep, memory_order_relaxed); }
+
 /* ---- the trainer's side ------------------------------------------------------------------------------------------ */
 
-/* Gives worker m an order.  Its payload has been written. */
-static inline void fv_post(fv_mailbox *m, uint32_t order)
+/* The cmd that comes next. */
+static inline uint32_t fv_next_cmd(fv_mailbox *m, uint32_t order)
 {
     uint32_t cmd = atomic_load_explicit(&m->cmd, memory_order_relaxed); /* only the trainer writes it */
-    cmd = (((cmd >> FV_ORDER_BITS) + 1) << FV_ORDER_BITS) | order;
+    return (((cmd >> FV_ORDER_BITS) + 1) << FV_ORDER_BITS) | order;
+}
+
+/* Gives worker m an order, at `now`; returns its cmd.  Its payload has been written. */
+static inline uint32_t fv_post(fv_mailbox *m, uint32_t order, int64_t now)
+{
+    uint32_t cmd = fv_next_cmd(m, order);
+    fv_note(&m->posted_ns, now);
     atomic_store_explicit(&m->cmd, cmd, memory_order_seq_cst); /* release: hands the rows over; K1 of sync.h */
     fv_wake(&m->asleep);
+    return cmd;
+}
+
+/* Notes in mailbox m that the envs of this very process begin an order, which nobody waits for; returns its cmd. */
+static inline uint32_t fv_begin_here(fv_mailbox *m, uint32_t order, int64_t now, fv_ring *ring)
+{
+    uint32_t cmd = fv_next_cmd(m, order);
+    fv_note(&m->posted_ns, now);
+    atomic_store_explicit(&m->cmd, cmd, memory_order_relaxed);
+    fv_note(&m->began_ns, now);
+    atomic_store_explicit(&m->taken_up, cmd, memory_order_relaxed);
+    fv_trace(ring, FV_TAKEN_UP, now, cmd, 0, m->slot);
+    return cmd;
 }
 
 /* Takes all bits of word k; *messages gets those of the workers that have a message. */
@@ -120,8 +184,24 @@ static inline int fv_park_trainer(fv_ready *r, int num_words, int64_t timeout_ns
 
 /* ---- the worker's side ------------------------------------------------------------------------------------------- */
 
-/* Waits for an order other than *last, stores it there and returns its kind.  *now: the time, before and after. */
-static inline uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *w, int64_t *now)
+/* Notes that order `cmd` begins.  `now` is older than the order if that was there before we looked. */
+static inline int64_t fv_take_up(fv_mailbox *m, uint32_t cmd, int64_t now)
+{
+    int64_t posted = fv_counted(&m->posted_ns);
+    if (now > posted) {
+        fv_count(&m->pickups, 1);
+        fv_count(&m->pickup_ns, now - posted);
+    } else {
+        now = posted;
+    }
+    fv_note(&m->began_ns, now);
+    atomic_store_explicit(&m->taken_up, cmd, memory_order_relaxed);
+    return now;
+}
+
+/* Waits for an order other than *last, stores it there and returns its kind.  *now: the time, before and after.
+ * `ring` is that of worker i. */
+static inline uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *w, int64_t *now, fv_ring *ring, int i)
 {
     uint32_t cmd = atomic_load_explicit(&m->cmd, memory_order_acquire);
     if (cmd == *last) {
@@ -131,6 +211,7 @@ static inline uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *
             atomic_store_explicit(&m->asleep, 1, memory_order_seq_cst);         /* W1 */
             if (atomic_load_explicit(&m->cmd, memory_order_seq_cst) == *last) { /* W2 */
                 fv_count(&m->parks, 1);
+                fv_trace_sleep(ring, fv_now(), *last, i);
                 /* No time limit: if the trainer dies, the watchdog thread ends this process. */
                 fv_sleep(&m->asleep, -1);
             }
@@ -143,6 +224,7 @@ static inline uint32_t fv_await_order(fv_mailbox *m, uint32_t *last, fv_waiter *
         fv_wait_none(w);
     }
     *last = cmd;
+    fv_trace(ring, FV_TAKEN_UP, fv_take_up(m, cmd, *now), cmd, i, m->slot);
     return cmd & ((1u << FV_ORDER_BITS) - 1);
 }
 
@@ -161,14 +243,23 @@ static inline int fv_look_for_order(fv_mailbox *m, uint32_t last, const fv_waite
     return 0;
 }
 
-/* An order took from `began` to `now`. */
-static inline void fv_account(fv_mailbox *m, int is_step, int64_t began, int64_t now)
+/* A step took from `began` to `now`. */
+static inline void fv_account(fv_mailbox *m, int64_t began, int64_t now)
 {
-    if (!is_step) return;
     fv_count(&m->steps, 1);
     fv_count(&m->busy_ns, now - began);
-    atomic_store_explicit(&m->order_ns, now - began, memory_order_relaxed);
 }
+
+/* Notes that order `cmd` has ended at `now`.  Comes before the announcement, which gives the trainer the right to go on. */
+static inline void fv_finish(fv_mailbox *m, uint32_t cmd, int64_t now, fv_ring *ring, int i)
+{
+    fv_note(&m->done_ns, now);
+    atomic_store_explicit(&m->finished, cmd, memory_order_relaxed);
+    fv_trace(ring, FV_FINISHED, now, cmd, i, m->slot);
+}
+
+/* How long the last order took: of a worker that has announced it. */
+static inline int64_t fv_order_ns(const fv_mailbox *m) { return fv_counted(&m->done_ns) - fv_counted(&m->began_ns); }
 
 /* Worker i is done: its rows go to the trainer.  With `message`, something follows on the pipe. */
 static inline void fv_announce(fv_ready *r, int i, int message)

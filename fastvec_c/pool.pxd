@@ -1,9 +1,11 @@
 """The trainer's end: actions out, batches in."""
 from libc.stdint cimport int64_t
 
+from fastvec_c.control cimport fv_control
 from fastvec_c.fields cimport Fields
 from fastvec_c.mailbox cimport Mailboxes
 from fastvec_c.sync cimport fv_waiter
+from fastvec_c.trace cimport fv_ring
 from fastvec_c.worker cimport Host
 
 
@@ -19,6 +21,7 @@ cdef struct WorkerState:
     int order          # that it works on; 0: its rows are ours
     int last_order     # that it was given last
     int action_slot    # whose actions it takes
+    int64_t taken_ns   # when we took its announcement; 0: not looked
     bint message       # something waits on its pipe
     int interrupted    # its worker died in this order, and the user has not been told yet; or 0
     bint dropped       # it has no worker any more: its rows are masked
@@ -28,6 +31,8 @@ cdef class Pool:
     cdef Fields fields
     cdef readonly Mailboxes boxes      # None with num_workers=0
     cdef readonly Host host            # None with workers
+    cdef fv_control *control           # the start of the arena: our account for stats, and for who looks from outside
+    cdef fv_ring *ring                 # our events; those of unit i follow at 1 + i
     cdef public list conns             # pipe to each worker
     cdef public object _timeout        # seconds that any wait may last; None: no limit
     cdef dict early                    # {unit: infos} that had to be taken off the pipe before their batch was received
@@ -75,13 +80,14 @@ cdef class Pool:
     cdef int action_items              # numbers in a row
     cdef int64_t *low                  # [action_items] inclusive bounds of integers, or NULL
     cdef int64_t *high
+    cdef object action_check           # debug=True: looks through all of them; else None
 
-    # Time spent, in ns: see VecEnv.stats.
+    # Time spent, in ns, beside what is in `control`: see VecEnv.stats.
     cdef bint stepping                 # the last order was a step
     cdef int64_t host_ns               # how long the host's last order took
     cdef int since_sample              # batches since we last looked how long the workers took,
     cdef int64_t slowest_ns            # which was this, for the slowest of a batch
-    cdef int64_t policy_ns, loop_ns, env_ns, batches_done, rows_done, last_recv, last_send
+    cdef int64_t taken_ns              # when collect() found what it hands to ready(), if it is to be sampled; else 0
 
     cdef enter(self, str call)
     cdef int still_open(self, str call) except -1
@@ -90,7 +96,9 @@ cdef class Pool:
     cdef set_bounds(self, spec)
     cdef dict step_rows(self, actions)
     cdef order_step(self, actions, dict fields)
-    cdef void order(self, int u, int what) noexcept nogil
+    cdef check_held_actions(self)
+    cdef void trace(self, int kind, int u) noexcept nogil
+    cdef void order(self, int u, int what, int64_t now) noexcept nogil
     cdef void finish_dropped(self) noexcept nogil
     cdef void blank(self, int u, bint masks) noexcept nogil
     cdef void truncate(self, int u) noexcept nogil
@@ -117,3 +125,4 @@ cdef class Pool:
     cdef const char *fast_actions(self, actions, int *type) except? NULL
     cdef check_bounds(self, const char *data, int type, Py_ssize_t rows)
     cdef void account(self) noexcept nogil
+    cdef void sample(self) noexcept nogil

@@ -6,7 +6,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -16,12 +16,15 @@ from fastvec_c.errors import ClosedError, RecvTimeout, StateError, WorkerError
 from fastvec_c.seconds import check_seconds
 
 from fastvec_c.fields cimport ACTIONS, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
+from fastvec_c.control cimport fv_boxes_of, fv_control, fv_control_nbytes, fv_rings_of
 from fastvec_c.mailbox cimport (
-    FV_CALL, FV_RESET, FV_STEP, fv_counted, fv_forget_message, fv_park_trainer, fv_post, fv_take,
+    FV_CALL, FV_RESET, FV_STEP, fv_account, fv_begin_here, fv_count, fv_counted, fv_finish, fv_forget_message, fv_mailbox, fv_note,
+    fv_order_ns, fv_park_trainer, fv_post, fv_take,
 )
 from fastvec_c.sync cimport (
     FV_WOKEN, WaitPolicy, fv_eager_looks, fv_now, fv_pause, fv_wait_begin, fv_wait_end, fv_wait_none, fv_wait_turn,
 )
+from fastvec_c.trace cimport FV_DIED, FV_DROPPED, FV_LATE, FV_RECEIVED, FV_REPLACED, FV_SENT, fv_trace, fv_trace_sleep
 
 cnp.import_array()
 
@@ -55,7 +58,8 @@ cdef enum:
 
 cdef int64_t LIFE_NS = 100_000_000      # how often a waiting trainer looks whether all workers live
 cdef int64_t NEVER = 0x7fffffffffffffff
-cdef int SAMPLED = 16                    # batches for one look at how long the workers took
+cdef int SAMPLED = 16                    # batches for one look at how long the workers took,
+cdef int64_t LOOK_NS = 5_000             # unless they took so long, for each, that a look costs nothing beside it
 
 # What the standard fields are called, with their place in a Batch.
 _IN_BATCH = ("observations", "rewards", "terminations", "truncations", "masks")
@@ -95,6 +99,10 @@ cdef class Pool:
         self.trainer_fields = trainer_fields
         self.horizon = horizon
         self.last_slot = NOWHERE
+        self.control = <fv_control *>fields.arena.at(0, fv_control_nbytes(num_units))
+        self.ring = fv_rings_of(self.control, num_units)
+        if host is not None:
+            host.current = &fv_boxes_of(self.control).current  # for who looks from outside
         self.conns = []
         self.early = {}
         self.unit = <WorkerState *>calloc(num_units, sizeof(WorkerState))
@@ -157,6 +165,12 @@ cdef class Pool:
     def watch(self, int worker, int fd):
         """`fd` becomes readable when the worker is dead."""
         self.life[worker].fd = fd
+
+    def check_actions_with(self, check):
+        """debug=True: `check([(first row, rows, slot)])` looks through the actions of a batch before they are sent, instead of
+        the bounds of integers alone, and raises ValueError."""
+        self.leave_bounds_to_envs()
+        self.action_check = check
 
     # ---- the user's calls --------------------------------------------------------------------------------------------
 
@@ -273,9 +287,11 @@ cdef class Pool:
             messages: what `_options_for_workers` made of them.
         """
         cdef int u, slot = 0
+        cdef int64_t now
         self.enter("reset")
         try:
-            self.last_send = fv_now()
+            now = fv_now()
+            fv_note(&self.control.last_send, now)
             self.stepping = False
             self.options = options
             self.num_held = 0
@@ -291,7 +307,7 @@ cdef class Pool:
                     self.carry(u, slot)
                 if self.boxes is not None:
                     self.boxes.box[u].has_options = options is not None
-                self.order(u, FV_RESET)
+                self.order(u, FV_RESET, now)
                 if messages is not None:
                     self._tell(u, messages[u])
             self.finish_dropped()
@@ -341,7 +357,7 @@ cdef class Pool:
                     continue
                 if self.unit[u].message:  # infos lie on the pipe before the answer
                     self.early[u] = self._hear(u)
-                self.order(u, FV_CALL)
+                self.order(u, FV_CALL, fv_now())
                 self._tell(u, message)
             self.await_units(self.num_units, timeout, "call")
             self.queue_head = 0
@@ -354,12 +370,15 @@ cdef class Pool:
             raise
 
     def _call_host(self, request):
+        cdef fv_mailbox *m = fv_boxes_of(self.control)
+        cdef uint32_t cmd = fv_begin_here(m, FV_CALL, fv_now(), self.ring + 1)
         self._env_is_working = True
         try:
             return self.host.call(*request)
         except Exception as error:
             self._on_exception(error, "call")
         finally:
+            fv_finish(m, cmd, fv_now(), self.ring + 1, 0)
             self.leave_host()
 
     def _tell(self, int worker, message):
@@ -412,7 +431,8 @@ cdef class Pool:
         fv_forget_message(self.boxes.ready, worker)
         self.boxes.box[worker].current = -1
         self.boxes.box[worker].has_options = False
-        fv_post(&self.boxes.box[worker], FV_RESET)
+        self.trace(FV_REPLACED, worker)
+        fv_post(&self.boxes.box[worker], FV_RESET, fv_now())
 
     def _drop(self, int worker):
         """A dead worker has no successor: its rows come back once, truncated, and are masked from then on."""
@@ -421,6 +441,7 @@ cdef class Pool:
         self.unit[worker].dropped = True
         self.num_dropped += 1
         fv_forget_message(self.boxes.ready, worker)
+        self.trace(FV_DROPPED, worker)
         self.ready(worker, False)
 
     def _collect(self):
@@ -440,6 +461,7 @@ cdef class Pool:
         """Brings all rows, which are in hand, to the first slot of the next buffer, and deals them out in batches again: each
         unit until it has made `horizon` steps.  The number of the rollout."""
         cdef int u
+        cdef int64_t now
         self.enter("rollout")
         try:
             if self.phase == FRESH:
@@ -456,8 +478,9 @@ cdef class Pool:
                 self.enqueue(u)
             if self.host is not None:
                 self.host.infos = {}  # told already, with the rows in hand
-            self.last_send = fv_now()
-            self.policy_ns += self.last_send - self.last_recv
+            now = fv_now()
+            fv_note(&self.control.last_send, now)
+            fv_count(&self.control.policy_ns, now - fv_counted(&self.control.last_recv))
             self.stepping = False
             self.phase = FLYING
             self.num_rollouts += 1
@@ -532,7 +555,9 @@ cdef class Pool:
 
     def _times(self):
         """(seconds outside of step, in send and recv, thereof in the envs; batches; rows), since the start."""
-        return self.policy_ns * 1e-9, self.loop_ns * 1e-9, self.env_ns * 1e-9, self.batches_done, self.rows_done
+        cdef fv_control *c = self.control
+        return (fv_counted(&c.policy_ns) * 1e-9, fv_counted(&c.loop_ns) * 1e-9, fv_counted(&c.env_ns) * 1e-9, fv_counted(&c.batches),
+                fv_counted(&c.rows))
 
     def _clock(self):
         """For fastvec.StepTimes, in ns: (now; time in flights, thereof in the envs; when the flight under way began, and
@@ -541,11 +566,12 @@ cdef class Pool:
         A flight lasts from a send to the end of its recv.  The flight under way is counted up to now, so that the numbers
         grow steadily.  The host's envs step within recv: they are never done earlier.
         """
+        cdef fv_control *c = self.control
         cdef int64_t now = fv_now(), sent = now, done = now
-        if self.phase == FLYING and self.stepping and self.last_send > self.last_recv:
-            sent = self.last_send
+        if self.phase == FLYING and self.stepping and fv_counted(&c.last_send) > fv_counted(&c.last_recv):
+            sent = fv_counted(&c.last_send)
             done = sent if self.host is not None else min(now, sent + self.slowest_ns)
-        return now, self.loop_ns + now - sent, self.env_ns + done - sent, sent, done
+        return now, fv_counted(&c.loop_ns) + now - sent, fv_counted(&c.env_ns) + done - sent, sent, done
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -581,29 +607,42 @@ cdef class Pool:
     cdef order_step(self, actions, dict fields):
         """What `send` does."""
         cdef int i
+        cdef int64_t now
+        cdef fv_control *c = self.control
         if self.phase != HOLDING:
             raise StateError(
                 "send() before reset(): call reset() first" if self.phase == FRESH
                 else "send() twice: call recv() for a batch first"
             )
         self.scatter(actions)
+        if self.action_check is not None:
+            self.check_held_actions()
         if fields is not None:
             self.scatter_fields(fields)
         self.still_open("send")
         if self.horizon and self.last_slot == NOWHERE:
             self.oldest_rollout = self.num_rollouts  # steps outside of rollouts write wherever their turn is
-        self.last_send = fv_now()
-        self.policy_ns += self.last_send - self.last_recv
-        self.batches_done += 1
-        self.rows_done += self.num_held * self.rows_per_unit
+        now = fv_now()
+        fv_note(&c.last_send, now)
+        fv_count(&c.policy_ns, now - fv_counted(&c.last_recv))
+        fv_count(&c.batches, 1)
+        fv_count(&c.rows, self.num_held * self.rows_per_unit)
         self.stepping = True
         for i in range(self.num_held):
-            self.order(self.held[i], FV_STEP)
+            self.order(self.held[i], FV_STEP, now)
         self.finish_dropped()
         self.num_held = 0
         self.phase = FLYING
 
-    cdef void order(self, int u, int what) noexcept nogil:
+    cdef check_held_actions(self):
+        cdef int i, n = self.rows_per_unit
+        self.action_check([(self.held[i] * n, n, self.unit[self.held[i]].slot) for i in range(self.num_held)])
+
+    cdef void trace(self, int kind, int u) noexcept nogil:
+        """An event of unit u that is not of every day."""
+        fv_trace(self.ring, kind, fv_now(), 0, u, self.unit[u].slot)
+
+    cdef void order(self, int u, int what, int64_t now) noexcept nogil:
         """Tells a unit to step, reset or be called.  Its rows are not ours until it is ready()."""
         cdef WorkerState *w = &self.unit[u]
         w.action_slot = w.slot
@@ -619,7 +658,7 @@ cdef class Pool:
             self.boxes.box[u].slot = w.slot
             self.boxes.box[u].action_slot = w.action_slot
             if not w.dropped:
-                fv_post(&self.boxes.box[u], what)
+                fv_trace(self.ring, FV_SENT, now, fv_post(&self.boxes.box[u], what, now), u, w.slot)
 
     cdef void finish_dropped(self) noexcept nogil:
         """Units without a worker are done with their order at once.  Called when all of a batch have theirs: a block is
@@ -659,6 +698,7 @@ cdef class Pool:
         """A unit has finished: queues it, or its block when that was the last one missing."""
         cdef int block = u // self.units_per_batch
         self.unit[u].order = 0
+        self.unit[u].taken_ns = self.taken_ns
         self.unit[u].message = message
         self.num_flying -= 1
         self.missing[block] -= 1
@@ -705,10 +745,12 @@ cdef class Pool:
             return
         for k in range(self.boxes.num_words):
             bits = fv_take(self.boxes.ready, k, &messages)
+            self.taken_ns = fv_now() if bits and self.since_sample == SAMPLED - 1 else 0
             while bits:
                 i = __builtin_ctzll(bits)
                 self.ready(64 * k + i, (messages >> i) & 1)
                 bits &= bits - 1
+        self.taken_ns = 0
 
     cdef bint enough(self, int units) noexcept nogil:
         cdef int i
@@ -723,9 +765,11 @@ cdef class Pool:
 
     cdef int wait(self, int units, int64_t deadline) noexcept nogil:
         """Waits for `units` units.  CAME, LATE, SIGNAL (look whether Ctrl-C came), or the index of a dead worker."""
-        cdef int64_t now
+        cdef int64_t now = fv_now()
         cdef int rc, result = CAME
-        fv_wait_begin(&self.waiter, fv_now())
+        fv_wait_begin(&self.waiter, now)
+        if fv_counted(&self.control.waiting_since) == 0:  # it is no new wait that goes on after a nap
+            fv_note(&self.control.waiting_since, now)
         while True:
             self.collect()
             if self.enough(units):
@@ -736,6 +780,8 @@ cdef class Pool:
             now = fv_now()
             if now >= deadline:
                 return LATE
+            fv_count(&self.control.parks, 1)
+            fv_trace_sleep(self.ring, now, 0, 0)
             rc = fv_park_trainer(self.boxes.ready, self.boxes.num_words, min(LIFE_NS, deadline - now))
             result = self.dead_worker()
             if result != CAME:
@@ -773,7 +819,7 @@ cdef class Pool:
         if timeout is not None:
             deadline = fv_now() + <int64_t>(timeout * 1e9)
         # Busy batches would never let wait() come to its naps.
-        rc = self.dead_worker() if self.last_send > self.next_life_check else CAME
+        rc = self.dead_worker() if fv_counted(&self.control.last_send) > self.next_life_check else CAME
         if rc == CAME:
             for i in range(fv_eager_looks(&self.waiter)):
                 self.collect()
@@ -782,17 +828,22 @@ cdef class Pool:
                     return
                 fv_pause()
             rc = SIGNAL
-        while rc != CAME:
-            if rc >= 0:
-                self._on_death(rc)  # raises, or has another take its place
-            elif rc == LATE:
-                self._on_late(call, timeout, own)  # likewise
-                deadline = fv_now() + <int64_t>(timeout * 1e9)
-            PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
-            self.still_open(call)
-            with nogil:
-                rc = self.wait(units, deadline)
-            self.still_open(call)
+        try:
+            while rc != CAME:
+                if rc >= 0:
+                    self.trace(FV_DIED, rc)
+                    self._on_death(rc)  # raises, or has another take its place
+                elif rc == LATE:
+                    self.trace(FV_LATE, 0)
+                    self._on_late(call, timeout, own)  # likewise
+                    deadline = fv_now() + <int64_t>(timeout * 1e9)
+                PyErr_CheckSignals()  # Ctrl-C raises here; nothing is lost by it, recv may be called again
+                self.still_open(call)
+                with nogil:
+                    rc = self.wait(units, deadline)
+                self.still_open(call)
+        finally:
+            fv_note(&self.control.waiting_since, 0)
 
     cdef run_host(self):
         """Has the envs of this process do what was ordered."""
@@ -810,8 +861,10 @@ cdef class Pool:
 
     cdef work_host(self):
         cdef WorkerState *w = &self.unit[0]
+        cdef fv_mailbox *m = fv_boxes_of(self.control)
         cdef int order = w.order
-        cdef int64_t began = fv_now()
+        cdef int64_t began = fv_now(), now
+        cdef uint32_t cmd = fv_begin_here(m, order, began, self.ring + 1)
         try:
             if order == FV_STEP:
                 self.host.step(w.action_slot, w.slot)
@@ -822,8 +875,13 @@ cdef class Pool:
         except BaseException:  # Ctrl-C amid a step: the envs are in no known state
             self.num_flying = self.missing[0] = w.order = 0
             self.phase = FRESH
+            fv_finish(m, cmd, fv_now(), self.ring + 1, 0)
             raise
-        self.host_ns = fv_now() - began
+        now = fv_now()
+        self.host_ns = now - began
+        if order == FV_STEP:
+            fv_account(m, began, now)
+        fv_finish(m, cmd, now, self.ring + 1, 0)
         self.ready(0, False)
 
     cdef take(self, int units):
@@ -1015,25 +1073,37 @@ cdef class Pool:
     cdef void account(self) noexcept nogil:
         """Where the time since send went: the slowest env, and the rest.
 
-        The slowest is looked up for one batch in SAMPLED only: its number lies on a line that the worker writes in
-        every step, and fetching that costs as much as the handoff itself.
+        The slowest is looked up where a batch took long, else for one in SAMPLED only: its number lies on a line that the
+        worker writes in every step, and fetching that costs as much as the handoff itself.
         """
-        cdef int i
-        cdef int64_t now = fv_now(), passed = now - self.last_send
-        self.last_recv = now
+        cdef int first = self.held[0]
+        cdef fv_control *c = self.control
+        cdef int64_t now = fv_now(), passed = now - fv_counted(&c.last_send)
+        fv_note(&c.last_recv, now)
+        fv_trace(self.ring, FV_RECEIVED, now, self.num_held, first, self.unit[first].slot)
         if not self.stepping:
             return
-        self.loop_ns += passed
+        fv_count(&c.loop_ns, passed)
         if self.host is not None:
-            self.env_ns += self.host_ns
+            fv_count(&c.env_ns, self.host_ns)
             return
         self.since_sample += 1
-        if self.since_sample == SAMPLED:
-            self.since_sample = 0
-            self.slowest_ns = 0
-            for i in range(self.num_held):
-                self.slowest_ns = max(self.slowest_ns, fv_counted(&self.boxes.box[self.held[i]].order_ns))
-        self.env_ns += min(self.slowest_ns, passed)
+        if self.since_sample == SAMPLED or passed > LOOK_NS * self.num_held:
+            self.sample()
+        self.since_sample %= SAMPLED
+        fv_count(&c.env_ns, min(self.slowest_ns, passed))
+
+    cdef void sample(self) noexcept nogil:
+        """Looks how long the workers of this batch took, and how long their announcements were on their way to us."""
+        cdef fv_mailbox *m
+        cdef int i
+        self.slowest_ns = 0
+        for i in range(self.num_held):
+            m = &self.boxes.box[self.held[i]]
+            self.slowest_ns = max(self.slowest_ns, fv_order_ns(m))
+            if self.unit[self.held[i]].taken_ns:
+                fv_count(&m.takes, 1)
+                fv_count(&m.take_ns, self.unit[self.held[i]].taken_ns - fv_counted(&m.done_ns))
 
 
 cdef bint is_rows(values, Py_ssize_t rows, cnp.ndarray field):

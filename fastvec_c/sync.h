@@ -38,6 +38,8 @@
 #define FV_HAVE_FUTEX 0
 #endif
 
+#define FV_LINES _Alignas(128) /* two cache lines: adjacent-line prefetch makes neighbours share otherwise */
+
 static inline void fv_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

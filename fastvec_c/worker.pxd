@@ -5,6 +5,7 @@ from fastvec_c.env cimport fastvec_env, fastvec_rows
 from fastvec_c.fields cimport Fields
 from fastvec_c.mailbox cimport Mailboxes
 from fastvec_c.sync cimport fv_waiter
+from fastvec_c.trace cimport fv_ring
 
 
 cpdef enum:
@@ -21,6 +22,7 @@ cdef class Host:
     cdef readonly bint compiled        # CompiledEnv: stepped without the GIL
     cdef int32_t *current              # index of the env at work: own_current, or in the worker's mailbox
     cdef int32_t own_current
+    cdef public object check           # debug=True: fastvec.debug.RowCheck; else None
     cdef readonly dict infos           # {global index: info} of the last order
     cdef fastvec_env **c               # [num_envs]
     cdef int *agents                   # [num_envs]: rows in use
@@ -37,7 +39,10 @@ cdef class Host:
     cdef int reset_compiled(self, int slot) noexcept nogil
     cdef finish_compiled(self, int rc)
     cdef step(self, int action_slot, int slot)
+    cdef step_python(self, int action_slot, int slot)
     cdef reset(self, int slot, list options)
+    cdef reset_python(self, int slot, list options)
+    cdef check_rows(self, int slot, bint stepped)
 
 
 cdef class WorkerLoop:
@@ -47,6 +52,7 @@ cdef class WorkerLoop:
     cdef int index
     cdef uint32_t last                 # the last cmd seen
     cdef fv_waiter waiter
+    cdef fv_ring *ring
     cdef int64_t now                   # when the last order came or was done: one look at the clock serves both
 
     cdef uint32_t serve_compiled(self, int *rc) noexcept nogil

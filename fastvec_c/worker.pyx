@@ -9,7 +9,8 @@ from fastvec_c.fields cimport (
     ACTIONS, EXTRA, MASKS, OBSERVATIONS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row,
 )
 from fastvec_c.mailbox cimport (
-    FV_CALL, FV_CLOSE, FV_RESET, FV_STEP, fv_account, fv_announce, fv_await_order, fv_look_for_order, fv_mailbox,
+    FV_CALL, FV_CLOSE, FV_RESET, FV_STEP, fv_account, fv_announce, fv_await_order, fv_finish, fv_look_for_order,
+    fv_mailbox,
 )
 from fastvec_c.pyenv cimport PyEnv
 from fastvec_c.sync cimport WaitPolicy, fv_now
@@ -151,12 +152,18 @@ cdef class Host:
 
     cdef step(self, int action_slot, int slot):
         """Steps every env once; what they say is in `infos`."""
-        cdef int i, rc
+        cdef int rc
         if self.compiled:
             with nogil:
                 rc = self.step_compiled(action_slot, slot)
             self.finish_compiled(rc)
-            return
+        else:
+            self.step_python(action_slot, slot)
+        if self.check is not None:
+            self.check_rows(slot, True)
+
+    cdef step_python(self, int action_slot, int slot):
+        cdef int i
         if self.infos:
             self.infos = {}
         for i in range(self.num_envs):
@@ -172,13 +179,19 @@ cdef class Host:
         Args:
             options: for each env, or None.  Compiled envs take none.
         """
-        cdef fastvec_rows at
-        cdef int i, rc
+        cdef int rc
         if self.compiled:
             with nogil:
                 rc = self.reset_compiled(slot)
             self.finish_compiled(rc)
-            return
+        else:
+            self.reset_python(slot, options)
+        if self.check is not None:
+            self.check_rows(slot, False)
+
+    cdef reset_python(self, int slot, list options):
+        cdef fastvec_rows at
+        cdef int i
         self.infos = {}
         for i in range(self.num_envs):
             if self.what[i] == KEEP:
@@ -191,6 +204,13 @@ cdef class Host:
             info = (<PyEnv>self.envs[i]).reset(slot, seed, None if options is None else options[i])
             if info:
                 self.infos[self.first_env + i] = info
+
+    cdef check_rows(self, int slot, bint stepped):
+        """What debug=True asks for: looks through the rows that the envs have just written, and raises of the first wrong one."""
+        error = self.check(slot, stepped)
+        if error is not None:
+            self.current[0] = error.env - self.first_env
+            raise error
 
     def call(self, what, tuple args, dict kwargs, envs=None):
         """A result for every env, or for those of the global indices in the set `envs`.
@@ -236,6 +256,7 @@ cdef class WorkerLoop:
         self.boxes = boxes
         self.index = index
         self.conn = conn
+        self.ring = &boxes.ring[index]
         host.current = &boxes.box[index].current
         self.waiter.policy = policy.c
         self.now = fv_now()
@@ -254,7 +275,7 @@ cdef class WorkerLoop:
         cdef int rc
         cdef fv_mailbox *m = &self.boxes.box[self.index]
         while True:
-            if self.host.compiled:
+            if self.host.compiled and self.host.check is None:
                 with nogil:
                     order = self.serve_compiled(&rc)
                 if order == FV_STEP or order == FV_RESET:
@@ -262,10 +283,10 @@ cdef class WorkerLoop:
                     return "infos"
             else:
                 if fv_look_for_order(m, self.last, &self.waiter, &self.now):
-                    order = fv_await_order(m, &self.last, &self.waiter, &self.now)
+                    order = fv_await_order(m, &self.last, &self.waiter, &self.now, self.ring, self.index)
                 else:
                     with nogil:
-                        order = fv_await_order(m, &self.last, &self.waiter, &self.now)
+                        order = fv_await_order(m, &self.last, &self.waiter, &self.now, self.ring, self.index)
                 if order == FV_STEP:
                     self.host.step(m.action_slot, m.slot)
                 elif order == FV_RESET:
@@ -282,7 +303,7 @@ cdef class WorkerLoop:
         cdef fv_mailbox *m = &self.boxes.box[self.index]
         cdef uint32_t order
         while True:
-            order = fv_await_order(m, &self.last, &self.waiter, &self.now)
+            order = fv_await_order(m, &self.last, &self.waiter, &self.now, self.ring, self.index)
             if order == FV_STEP:
                 rc[0] = self.host.step_compiled(m.action_slot, m.slot)
             elif order == FV_RESET:
@@ -292,14 +313,19 @@ cdef class WorkerLoop:
             self.account(order)
             if rc[0] != FASTVEC_OK:
                 return order
+            fv_finish(m, self.last, self.now, self.ring, self.index)
             fv_announce(self.boxes.ready, self.index, False)
 
     cdef void account(self, uint32_t order) noexcept nogil:
         cdef int64_t began = self.now
         self.now = fv_now()
-        fv_account(&self.boxes.box[self.index], order == FV_STEP, began, self.now)
+        if order == FV_STEP:
+            fv_account(&self.boxes.box[self.index], began, self.now)
 
     def announce(self, bint message):
         """The order is done.  With `message`, something follows on the pipe: announced before it is sent, because the
         trainer reads the pipe only then, and a large message needs a reader to get through."""
+        if message:
+            self.now = fv_now()  # the answer, or the message, took its time
+        fv_finish(&self.boxes.box[self.index], self.last, self.now, self.ring, self.index)
         fv_announce(self.boxes.ready, self.index, message)

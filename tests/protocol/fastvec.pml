@@ -183,7 +183,7 @@ inline order(i) {
     payload[i] = PART;
     payload[i] = RESULT(life[i], sent[i]);
 #endif
-    //@ pool.pyx order: fv_post(&self.boxes.box[u], what)
+    //@ pool.pyx order: fv_trace(self.ring, FV_SENT, now, fv_post(&self.boxes.box[u], what, now), u, w.slot)
     fv_post(i, 0)
 }
 
@@ -425,7 +425,7 @@ inline replace_if_dead(i) {
             begin(i);
             order(i)
 #else
-            //@ pool.pyx _order_anew: fv_post(&self.boxes.box[worker], FV_RESET)
+            //@ pool.pyx _order_anew: fv_post(&self.boxes.box[worker], FV_RESET, fv_now())
             order(i);
             //@ vec_env.py _go_on_without: new = self._recovery.start(self._workers, worker)
             begin(i)

@@ -19,6 +19,7 @@ enum { ROW = 24, MAX = 128 };
 
 static fv_mailbox *boxes;
 static fv_ready *ready_set;
+static fv_ring rings[MAX];
 static uint64_t actions[MAX][ROW], observations[MAX][ROW]; /* plain memory, handed over by the protocol alone */
 static int policy_kind;
 
@@ -46,12 +47,14 @@ static void *worker_main(void *arg)
     uint32_t last = 0;
     int64_t now = fv_now();
     for (;;) {
-        uint32_t order = fv_await_order(m, &last, &w, &now);
+        uint32_t order = fv_await_order(m, &last, &w, &now, &rings[i], i);
         if (order == FV_CLOSE) return NULL;
         if (m->slot != m->action_slot + 1) abort();
         for (int k = 0; k < ROW; k++) observations[i][k] = mixed(actions[i][k] + (uint64_t)k);
         int64_t began = now;
-        fv_account(m, order == FV_STEP, began, now = fv_now());
+        now = fv_now();
+        if (order == FV_STEP) fv_account(m, began, now);
+        fv_finish(m, last, now, &rings[i], i);
         fv_announce(ready_set, i, order == FV_RESET);
     }
 }
@@ -62,7 +65,7 @@ static void give(int i, uint64_t *sent, unsigned *rng)
     for (int k = 0; k < ROW; k++) actions[i][k] = sent[i];
     boxes[i].action_slot = (int32_t)(sent[i] & 0xFFFF);
     boxes[i].slot = boxes[i].action_slot + 1;
-    fv_post(&boxes[i], rand_r(rng) % 8 ? FV_STEP : FV_RESET);
+    fv_post(&boxes[i], rand_r(rng) % 8 ? FV_STEP : FV_RESET, fv_now());
 }
 
 int main(int argc, char **argv)
@@ -126,7 +129,7 @@ int main(int argc, char **argv)
         fv_wait_end(&w, fv_now());
         taken += got;
     }
-    for (int i = 0; i < n; i++) fv_post(&boxes[i], FV_CLOSE);
+    for (int i = 0; i < n; i++) fv_post(&boxes[i], FV_CLOSE, fv_now());
     for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
     printf("%d workers, %ld orders, policy %d, seed %u: ok\n", n, taken, policy_kind, (unsigned)atoi(argv[4]));
     return 0;
