@@ -115,7 +115,7 @@ def test_interrupt_prints_what_is_known(tmp_path):
     script = """
 import os, signal, sys
 from fastvec.cli import main
-from fastvec.halving import Halving
+from fastvec.tuning.halving import Halving
 
 measure = Halving._measure
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import fastvec
 import fastvec.drive
-from fastvec import halving, machine, plan, trials, tuning
+from fastvec import machine, tuning
 from fastvec.drive.scenes import SHIPPED
-from fastvec.halving import Halving, Score, Unusable, ranked
-from fastvec.plan import Costs, Line
-from fastvec.tuning import Choice, Tuner
+from fastvec.tuning import Choice, Tuner, halving, plan, trials
+from fastvec.tuning.halving import Halving, Score, Unusable, ranked
+from fastvec.tuning.plan import Costs, Line
 from fastvec_c.probe import Probe
 
 # ---- the rule

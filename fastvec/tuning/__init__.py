@@ -13,10 +13,10 @@ from fastvec_c.errors import FastvecError, RecvTimeout
 from fastvec_c.mailbox import MAX_WORKERS
 
 from fastvec.factory import make
-from fastvec.halving import Halving, Unusable
 from fastvec.machine import usable_cpus
-from fastvec.plan import PER_WORKER, Costs, Plan, grid, grid_of_rows, worker_counts
-from fastvec.trials import Trials
+from fastvec.tuning.halving import Halving, Unusable
+from fastvec.tuning.plan import PER_WORKER, Costs, Plan, grid, grid_of_rows, worker_counts
+from fastvec.tuning.trials import Trials
 
 BATCHES = ("all", "gathered", "zero_copy")
 PASSED_ON = ("in_order", "slots", "autoreset", "wait", "start_method", "affinity")  # to make

@@ -16,8 +16,8 @@ from fastvec_c.errors import RecvTimeout, WorkerError
 from fastvec_c.probe import burn_cpu
 
 from fastvec.autotune import random_actions
-from fastvec.halving import Score, Unusable
 from fastvec.machine import cpu_seconds
+from fastvec.tuning.halving import Score, Unusable
 
 MOST_WAITING = 1024  # workers of VecEnvs that wait for their next turn
 GRACE = 0.5  # seconds for the envs of one to close
@@ -62,7 +62,7 @@ class Trial:
 
 
 class Trials:
-    """Starts choices, steps them in turn and keeps those waiting that may be needed again: the bench of `fastvec.halving`.
+    """Starts choices, steps them in turn and keeps those waiting that may be needed again: the bench of `fastvec.tuning.halving`.
 
     Args:
         start: start(choice) makes its VecEnv.
