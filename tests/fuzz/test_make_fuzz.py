@@ -71,6 +71,7 @@ VALUES = {
     "on_failure": (["raise", "restart", "drop"], NO_CHOICE),
     "max_restarts": ([1, 10, np.int64(3)], [*NO_COUNT, None]),
     "restart_window": ([1, 0.5, INF, np.float64(3)], [*NO_TIME, None]),
+    "debug": ([False, True, np.bool_(False)], NO_FLAG),
 }
 
 
