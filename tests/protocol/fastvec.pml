@@ -501,9 +501,9 @@ close:
     i = 0; /* (a label before `for` would name its loop, without the start) */
     for (i : 0 .. WORKERS - 1) {
         held[i] = 0;
-        //@ process.py stop: boxes.close(worker.index)
+        //@ process.py _ask_to_leave: boxes.close(worker.index)
         fv_post(i, CLOSE);
-        //@ process.py stop: worker.conn.close()  # one that waits to be read, or has not begun to serve, is told by this
+        //@ process.py _ask_to_leave: worker.conn.close()  # one that waits to be read, or has not begun to serve, is told by this
         shut[i] = 1
     }
     for (i : 0 .. WORKERS - 1) {
