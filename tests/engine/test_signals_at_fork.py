@@ -28,6 +28,7 @@ def leave(*_):
     raise SystemExit(77)
 
 os.register_at_fork(after_in_parent=strike)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 signal.signal(signal.SIGTERM, leave)
 handlers = [signal.getsignal(signal.SIGINT), leave]
 try:
