@@ -9,15 +9,17 @@
 Needs torch, tensorboard and rich: pip install 'fastvec[train]'.  docs/training.md tells what the settings do.
 """
 import argparse
+import importlib.util
 import json
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Categorical, Independent, Normal
 
 import fastvec
 import fastvec.drive
@@ -25,13 +27,14 @@ from fastvec.drive import checkpoint as checkpoints
 from fastvec.drive.network import DriveNetwork
 
 WORLDS = ("drive", "gpudrive")
-# Radians.  GPUDrive's own, 13 steps from -pi to pi, has three that turn a car gently: 0 and +-0.52, which is full lock.
-STEERING = {"fine": (-0.6, -0.3, -0.15, -0.08, -0.04, -0.015, 0.0, 0.015, 0.04, 0.08, 0.15, 0.3, 0.6), "gpudrive": fastvec.drive.DriveConfig().steer_actions}
+# Radians.  GPUDrive's own are 13 from -pi to pi, 0.52 apart: straight on, or full lock and beyond.
+STEERING = {"fine": (-0.6, -0.3, -0.15, -0.08, -0.04, -0.015, 0.0, 0.015, 0.04, 0.08, 0.15, 0.3, 0.6),
+            "gpudrive": fastvec.drive.DriveConfig().steer_actions}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; each is a command line argument.  A checkpoint holds them, and is resumed with the same ones, `FREE` ones aside."""
+    """What a run is told; each is a command line argument.  A checkpoint holds them, and is resumed with the same, but for `FREE` ones."""
 
     env: str = "drive"  # or gpudrive, or the id of a gymnasium env
     scenes: str = "shipped"  # of drive and gpudrive
@@ -40,8 +43,8 @@ class Settings:
     steps: int = 0  # agent-steps of training, in place of minutes: rates fall with them, and a run does not depend on the machine's speed
     workers: int = 2
     envs: int = 6  # worlds, or gymnasium envs, of each worker
-    horizon: int = 91  # steps of a rollout; drive's episodes have 91
-    reset_every: int = 1  # rollouts after which all episodes begin anew: the run can be resumed there
+    horizon: int = 0  # steps of a rollout; 0: an episode of driving, 91, elsewhere 128
+    reset_every: int = 0  # rollouts after which all episodes begin anew, where the run can be resumed; 0: each of driving, elsewhere 20
     learning_rate: float = 3e-4
     final_rates: float = 0.1  # what the learning rate and the entropy's weight fall to, as a share
     gamma: float = 0.99
@@ -60,92 +63,73 @@ class Settings:
     lstm: bool = False
     threads: int = 2
 
-FREE = {"minutes", "steps", "workers", "threads"}  # may differ when a run goes on
+    def __post_init__(self):
+        for name, default in zip(("horizon", "reset_every"), (91, 1) if self.env in WORLDS else (128, 20)):
+            object.__setattr__(self, name, getattr(self, name) or default)
+        for name, value in asdict(self).items():
+            if not isinstance(value, str) and not name.endswith("_weight") and not value >= (least := int(name in AT_LEAST_ONE)):
+                raise ValueError(f"{name} is {value}: expected at least {least}")
+
+
+AT_LEAST_ONE = {"envs", "horizon", "reset_every", "epochs", "minibatch", "threads"}
+FREE = {"minutes", "steps", "threads"}  # may differ when a run goes on
 
 
 # ---- envs, networks, actions: what differs between drive and gymnasium ----------------------------------------------------
 
 
-def make_vec(settings):
-    """(the VecEnv, the worlds' DriveConfig or None)"""
-    options = dict(num_workers=settings.workers, horizon=settings.horizon, trainer_fields={"values": ((), "float32"), "log_probs": ((), "float32")})
+def make_config(settings):
+    """The DriveConfig of the worlds; None: other envs."""
     if settings.env not in WORLDS:
-        return fastvec.make(lambda: gym.make(settings.env), num_envs=settings.envs * max(1, settings.workers), **options), None
-    if settings.env == "drive":
-        from fastvec.drive import creator
-    else:
-        from fastvec.gpudrive import creator
-    config = fastvec.drive.DriveConfig(
+        return None
+    return fastvec.drive.DriveConfig(
         collision_behavior="remove", road_obs_algorithm="k_nearest_roadpoints", reward_type="weighted_combination",
         collision_weight=settings.collision_weight, off_road_weight=settings.off_road_weight, steer_actions=STEERING[settings.steering])
+
+
+def make_vec(settings):
+    fields = {"values": ((), "float32"), "log_probs": ((), "float32")}
+    options = dict(num_workers=settings.workers, horizon=settings.horizon, trainer_fields=fields)
     worlds = settings.envs * max(1, settings.workers)
+    if settings.env not in WORLDS:
+        gym.spec(settings.env)  # raises here rather than in every worker
+        return fastvec.make(lambda: gym.make(settings.env), num_envs=worlds, **options)
+    creator = importlib.import_module(f"fastvec.{settings.env}").creator
     more_scenes = len(fastvec.drive.scenes.find(settings.scenes)) > worlds  # than can be hosted at once: each episode draws one
-    return fastvec.make(creator(settings.scenes, settings.envs, config, resample_every=int(more_scenes), sample_with_replacement=more_scenes), **options), config
+    return fastvec.make(creator(settings.scenes, settings.envs, make_config(settings), resample_every=int(more_scenes),
+                                sample_with_replacement=more_scenes), **options)
 
 
-class Categorical:
-    """One of n actions; the network's outputs are logits."""
-
-    def __init__(self, n):
-        self.outputs = n
-
-    def sample(self, logits, generator):
-        # The largest of logits plus Gumbel noise is a sample of their softmax.
-        return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(1)
-
-    def log_prob(self, logits, actions):
-        return logits.log_softmax(1).gather(1, actions[:, None]).squeeze(1)
-
-    def entropy(self, logits):
-        logs = logits.log_softmax(1)
-        return -(logs.exp() * logs).sum(1)
+def distribution(outputs, numbers):
+    """Of actions, as the network's outputs say: logits, or where actions are `numbers` their means and logarithms of standard deviations."""
+    if not numbers:
+        return Categorical(logits=outputs, validate_args=False)
+    mean, log_std = outputs.chunk(2, 1)
+    return Independent(Normal(mean, log_std.clamp(-5, 2).exp(), validate_args=False), 1)
 
 
-class Gaussian:
-    """Numbers; the network's outputs are their means and the logarithms of their standard deviations."""
-
-    def __init__(self, n):
-        self.outputs = 2 * n
-
-    def _normal(self, outputs):
-        mean, log_std = outputs.chunk(2, 1)
-        return torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp())
-
-    def sample(self, outputs, generator):
-        normal = self._normal(outputs)
-        return normal.mean + normal.stddev * torch.randn(normal.mean.shape, generator=generator)
-
-    def log_prob(self, outputs, actions):
-        return self._normal(outputs).log_prob(actions).sum(1)
-
-    def entropy(self, outputs):
-        return self._normal(outputs).entropy().sum(1)
-
-
-def make_actions(vec):
-    """How actions are drawn, by the kind of the envs' action space."""
+def outputs_needed(vec):
+    """(outputs of a network, are actions numbers?), by the kind of the envs' action space."""
     space, spec = vec.single_action_space, vec.action_spec
     if isinstance(space, gym.spaces.Box):
-        return Gaussian(int(np.prod(space.shape)))
+        return 2 * int(np.prod(space.shape)), True
     if spec.shape == () and spec.dtype.kind in "iu" and spec.low == 0:
-        return Categorical(int(spec.high) + 1)
+        return int(spec.high) + 1, False
     raise SystemExit(f"--env: its action space is {space}: expected Discrete that begins with 0, or Box")
 
 
 class MlpNetwork(nn.Module):
-    """For vectors of numbers: the interface of DriveNetwork."""
+    """For vectors of numbers: the interface of DriveNetwork.  Actor and critic share nothing but the memory."""
 
     def __init__(self, spec, num_actions, hidden=64, recurrent=False):
         super().__init__()
         if spec.dtype.names is not None:
             raise SystemExit(f"--env: its observations are {spec.dtype}: wrap the env in gymnasium.wrappers.FlattenObservation")
-        self.num_features, self.num_states = int(np.prod(spec.shape)), 2 * hidden if recurrent else 0
-        self.layers = nn.Sequential(nn.Linear(self.num_features, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
-        self.memory = nn.LSTMCell(hidden, hidden) if recurrent else None
-        self.action, self.value = nn.Linear(hidden, num_actions), nn.Linear(hidden, 1)
-        for layer, gain in ((self.layers[0], 2 ** 0.5), (self.layers[2], 2 ** 0.5), (self.action, 0.01), (self.value, 1.0)):
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
+        size = int(np.prod(spec.shape))
+        self.num_states = 4 * hidden if recurrent else 0
+        self.actor, self.critic = (nn.Sequential(_linear(size, hidden), nn.Tanh(), _linear(hidden, hidden), nn.Tanh()) for _ in range(2))
+        self.memory = nn.LSTMCell(2 * hidden, 2 * hidden) if recurrent else None
+        self.action, self.value = _linear(hidden, num_actions, 0.01), _linear(hidden, 1, 1.0)
 
     def prepare(self, rows):
         return rows.flatten(1).float()
@@ -154,9 +138,20 @@ class MlpNetwork(nn.Module):
         return torch.ones(len(rows), dtype=torch.bool)
 
     def embed(self, features):
-        return self.layers(features)
+        return torch.cat((self.actor(features), self.critic(features)), 1)
 
-    remember, decide, forward = DriveNetwork.remember, DriveNetwork.decide, DriveNetwork.forward
+    def decide(self, embedded):
+        actor, critic = embedded.chunk(2, 1)
+        return self.action(actor), self.value(critic).squeeze(1)
+
+    remember, forward = DriveNetwork.remember, DriveNetwork.forward
+
+
+def _linear(inputs, outputs, gain=2 ** 0.5):
+    linear = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 # ---- collecting ------------------------------------------------------------------------------------------------------
@@ -178,16 +173,16 @@ class Memory:
         self.states[self.begins] = 0
 
 
-def collect(vec, network, actions, memory, generator, settings):
-    """A rollout, and of the agents that may take part in each of its steps: (step, row, features, action, begins).
+def collect(vec, network, numbers, memory):
+    """A rollout, and what is known of each agent that may take part in a step: steps, rows, features, actions, begins.
 
     Returns:
         (Rollout, tensors, values [num_rows] of the last observations)
     """
     rollout, kept = vec.rollout(), []
     out = {name: torch.zeros(vec.num_rows) for name in ("values", "log_probs")}
-    answers = torch.zeros(vec.num_rows, *vec.actions.shape[1:], dtype=torch.from_numpy(vec.actions).dtype)
-    bounds = vec.single_action_space if isinstance(actions, Gaussian) else None
+    answers = torch.zeros_like(torch.from_numpy(vec.actions))
+    bounds = [torch.from_numpy(bound.ravel()) for bound in (vec.single_action_space.low, vec.single_action_space.high)] if numbers else ()
     with torch.inference_mode():
         for batch in rollout.collect():
             memory.see(torch.from_numpy(batch.masks), torch.from_numpy(batch.terminations | batch.truncations))
@@ -195,12 +190,12 @@ def collect(vec, network, actions, memory, generator, settings):
             who = network.takes_part(rows).nonzero().squeeze(1)
             features = network.prepare(rows[who])
             outputs, out["values"][who], memory.states[who] = network(features, memory.states[who])
-            chosen = actions.sample(outputs, generator)
-            out["log_probs"][who] = actions.log_prob(outputs, chosen)
-            sent = chosen if bounds is None else torch.from_numpy(np.clip(chosen.numpy(), bounds.low.ravel(), bounds.high.ravel()))
-            answers[who] = sent.view(-1, *answers.shape[1:]).to(answers.dtype)
+            policy = distribution(outputs, numbers)
+            actions = policy.sample()
+            out["log_probs"][who] = policy.log_prob(actions)
+            answers[who] = (actions.clamp(*bounds) if numbers else actions).view(-1, *answers.shape[1:]).to(answers.dtype)
             vec.send(answers.numpy(), {name: values.numpy() for name, values in out.items()})
-            kept.append((torch.full_like(who, len(kept)), who, features, chosen, memory.begins[who]))
+            kept.append((torch.full_like(who, len(kept)), who, features, actions, memory.begins[who]))
         ends = torch.from_numpy(rollout.terminations[-1] | rollout.truncations[-1])
         _, last_values, _ = network(network.prepare(torch.from_numpy(rollout.last_observations)), memory.states * ~ends[:, None])
     return rollout, [torch.cat(parts) for parts in zip(*kept)], last_values
@@ -220,76 +215,64 @@ def shaped_rewards(rollout, network, settings):
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Data:
-    """Agent-steps to learn from, in the order of time; all tensors [n, ...]."""
-
-    step: torch.Tensor
-    row: torch.Tensor
-    features: torch.Tensor
-    actions: torch.Tensor
-    begins: torch.Tensor
-    log_probs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-
-    def __getitem__(self, which):
-        return Data(*(getattr(self, field.name)[which] for field in fields(self)))
-
-
 def gather(rollout, kept):
-    """Data of the steps that count: rows that took no part are dropped before anything is computed for them."""
-    step, row, *rest = kept
-    counts = rollout.torch.masks[step, row]
-    step, row, *rest = (part[counts] for part in (step, row, *rest))
-    own = rollout.torch.fields
-    return Data(step, row, *rest, *(part[step, row] for part in (own["log_probs"], own["values"], rollout.torch.advantages, rollout.torch.returns)))
+    """{name: tensor [n, ...]} of the n agent-steps that count, in the order of time: rows that took no part are dropped before anything is
+    computed for them."""
+    counts = rollout.torch.masks[kept[0], kept[1]]
+    data = dict(zip(("steps", "rows", "features", "actions", "begins"), (part[counts] for part in kept)))
+    where = data["steps"], data["rows"]
+    data |= {name: part[where] for name, part in rollout.torch.fields.items()}  # values, log_probs
+    return data | {"advantages": rollout.torch.advantages[where], "returns": rollout.torch.returns[where]}
 
 
-def minibatches(data, network, settings, generator):
-    """Indices, in random order; of a recurrent network all steps of random rows."""
+def minibatches(data, network, settings):
+    """Parts of the data, at random; for a recurrent network all steps of random rows."""
     if network.memory is None:
-        return [part for part in torch.randperm(len(data.step), generator=generator).split(settings.minibatch)]
-    rows = data.row.unique()
-    share = max(1, len(rows) * settings.minibatch // len(data.row))
-    return [torch.isin(data.row, part).nonzero().squeeze(1) for part in rows[torch.randperm(len(rows), generator=generator)].split(share)]
+        parts = torch.randperm(len(data["steps"])).split(settings.minibatch)
+    else:
+        rows = data["rows"].unique()
+        share = max(1, len(rows) * settings.minibatch // len(data["steps"]))
+        parts = (torch.isin(data["rows"], some).nonzero().squeeze(1) for some in rows[torch.randperm(len(rows))].split(share))
+    for part in parts:
+        yield {name: values[part] for name, values in data.items()}
 
 
 def outputs_of(network, data, states):
     """The network's outputs and values, again, step by step from `states` [num_rows, num_states] where it remembers."""
-    embedded = network.embed(data.features)
+    embedded = network.embed(data["features"])
     if network.memory is not None:
         remembered = []
-        for part in torch.arange(len(embedded)).split(data.step.unique_consecutive(return_counts=True)[1].tolist()):
-            row = data.row[part]
-            now, new = network.remember(embedded[part], states[row] * ~data.begins[part, None])
-            states = states.index_copy(0, row, new)
+        for part in torch.arange(len(embedded)).split(data["steps"].unique_consecutive(return_counts=True)[1].tolist()):
+            rows = data["rows"][part]
+            now, new = network.remember(embedded[part], states[rows] * ~data["begins"][part, None])
+            states = states.index_copy(0, rows, new)
             remembered.append(now)
         embedded = torch.cat(remembered)
     return network.decide(embedded)
 
 
-def loss_of(network, actions, data, states, settings, entropy_weight):
+def loss_of(network, numbers, data, states, settings, entropy_weight):
     """PPO's loss (Schulman et al. 2017, arXiv 1707.06347, eq. 9) over agent-steps that all count, and what to log of it."""
     outputs, values = outputs_of(network, data, states)
-    log_ratio = actions.log_prob(outputs, data.actions) - data.log_probs
-    ratio, clipped = log_ratio.exp(), log_ratio.exp().clamp(1 - settings.clip, 1 + settings.clip)
-    policy_loss = -torch.min(ratio * data.advantages, clipped * data.advantages).mean()
-    value_loss = 0.5 * (values - data.returns).square().mean()
-    entropy = actions.entropy(outputs).mean()
-    loss = policy_loss + settings.value_weight * value_loss - entropy_weight * entropy
+    policy = distribution(outputs, numbers)
+    log_ratio = policy.log_prob(data["actions"]) - data["log_probs"]
+    ratio, advantages = log_ratio.exp(), data["advantages"]
+    policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - settings.clip, 1 + settings.clip) * advantages).mean()
+    value_loss = 0.5 * (values - data["returns"]).square().mean()
+    entropy = policy.entropy().mean()
     kl = (ratio - 1 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html
+    loss = policy_loss + settings.value_weight * value_loss - entropy_weight * entropy
     return loss, {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(), "entropy": entropy.item(), "kl": kl.item()}
 
 
-def learn(network, actions, optimizer, data, states, settings, entropy_weight, generator):
-    """One update: some epochs over the data.  Returns means of what `loss_of` logs, and of the gradient's norm, over the last epoch."""
-    data.advantages = (data.advantages - data.advantages.mean()) / (data.advantages.std() + 1e-8)
+def learn(network, numbers, optimizer, data, states, settings, entropy_weight):
+    """One update: some epochs over the data.  Returns means over the last one of what `loss_of` logs and of the gradient's norm."""
+    advantages = data["advantages"]
+    data = data | {"advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8)}
     for _ in range(settings.epochs):
         logs = []
-        for which in minibatches(data, network, settings, generator):
-            loss, log = loss_of(network, actions, data[which], states, settings, entropy_weight)
+        for part in minibatches(data, network, settings):
+            loss, log = loss_of(network, numbers, part, states, settings, entropy_weight)
             optimizer.zero_grad()
             loss.backward()
             log["gradient_norm"] = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm).item()
@@ -303,6 +286,8 @@ def learn(network, actions, optimizer, data, states, settings, entropy_weight, g
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
+PROGRESS = ("update", "agent_steps", "seconds", "curve")
+
 
 class Trainer:
     """A run: `step` collects and learns once.
@@ -315,23 +300,27 @@ class Trainer:
 
     def __init__(self, settings, resumed=None):
         torch.manual_seed(settings.seed)
-        self.settings = settings
-        self.vec, self.config = make_vec(settings)
-        self.actions = make_actions(self.vec)
-        if self.config is None:
-            self.network = MlpNetwork(self.vec.observation_spec, self.actions.outputs, recurrent=settings.lstm)
-        else:
-            self.network = DriveNetwork(self.actions.outputs, recurrent=settings.lstm)
+        self.settings, self.config = settings, make_config(settings)
+        self.vec = make_vec(settings)
+        try:
+            outputs, self.numbers = outputs_needed(self.vec)
+            if self.config is None:
+                self.network = MlpNetwork(self.vec.observation_spec, outputs, recurrent=settings.lstm)
+            else:
+                self.network = DriveNetwork(outputs, recurrent=settings.lstm)
+        except BaseException:
+            self.vec.close()
+            raise
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate, eps=1e-5)
-        self.random = torch.Generator().manual_seed(settings.seed)
         self.update, self.agent_steps, self.seconds, self.curve = 0, 0, 0.0, []
         self._returns = np.zeros(self.vec.num_rows)
         if resumed:
             self.network.load_state_dict(resumed["weights"])
             progress = resumed["progress"]
             self.optimizer.load_state_dict(progress["optimizer"])
-            self.random.set_state(progress["random"])
-            self.update, self.agent_steps, self.seconds, self.curve = (progress[name] for name in ("update", "agent_steps", "seconds", "curve"))
+            torch.set_rng_state(progress["random"])
+            for name in PROGRESS:
+                setattr(self, name, progress[name])
 
     def done(self):
         """The share of the run that is over; 1: all."""
@@ -353,14 +342,14 @@ class Trainer:
         falling = 1 - (1 - settings.final_rates) * self.done()
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * falling
         states = self.memory.states * ~self.memory.begins[:, None]
-        rollout, kept, last_values = collect(self.vec, self.network, self.actions, self.memory, self.random, settings)
+        rollout, kept, last_values = collect(self.vec, self.network, self.numbers, self.memory)
         # A driver that is late has failed: nothing comes after an episode's time.  Elsewhere what would have come is estimated.
         rollout.gae(last_values.numpy(), settings.gamma, settings.gae_lambda, rewards=shaped_rewards(rollout, self.network, settings),
                     final_values=None if self.config is None else 0.0)
         data = gather(rollout, kept)
-        explained = 1 - (data.returns - data.values).var() / (data.returns.var() + 1e-8)
-        logs = learn(self.network, self.actions, self.optimizer, data, states, settings, settings.entropy_weight * falling, self.random)
-        self.update, self.agent_steps, self.seconds = self.update + 1, self.agent_steps + len(data.step), self.seconds + time.monotonic() - began
+        explained = 1 - (data["returns"] - data["values"]).var() / (data["returns"].var() + 1e-8)
+        logs = learn(self.network, self.numbers, self.optimizer, data, states, settings, settings.entropy_weight * falling)
+        self.update, self.agent_steps, self.seconds = self.update + 1, self.agent_steps + len(data["steps"]), self.seconds + time.monotonic() - began
         self.curve.append({"update": self.update, "agent_steps": self.agent_steps, "seconds": round(self.seconds, 3),
                            **self._outcomes(rollout), **logs, "explained_variance": explained.item()})
         return self.curve[-1]
@@ -380,8 +369,7 @@ class Trainer:
         return found
 
     def save(self, path):
-        progress = dict(optimizer=self.optimizer.state_dict(), random=self.random.get_state(), update=self.update, agent_steps=self.agent_steps,
-                        seconds=self.seconds, curve=self.curve)
+        progress = dict(optimizer=self.optimizer.state_dict(), random=torch.get_rng_state(), **{name: getattr(self, name) for name in PROGRESS})
         checkpoints.save(path, settings=asdict(self.settings), drive=self.config, network=self.network, progress=progress)
 
     def close(self):
@@ -391,12 +379,12 @@ class Trainer:
 def resume(path, settings):
     """The content of the checkpoint at `path`.  Raises CheckpointError where it is of a run with other settings."""
     content = checkpoints.load(path)
-    saved = content["settings"]
-    for name, value in asdict(settings).items():
-        if name not in FREE and saved.get(name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise checkpoints.CheckpointError(f"{path} was trained with {flag} {saved.get(name)!r}, not {value!r}: resume it with {flag} {saved.get(name)}, "
-                                              "or begin anew without --resume")
+    config = make_config(settings)
+    for saved, wanted in ((content["settings"], asdict(settings)), (content["drive"], asdict(config) if config else {})):
+        for name, value in wanted.items():
+            if name not in FREE and saved.get(name) != value:
+                raise checkpoints.CheckpointError(f"{path} was trained with {name} {saved.get(name)!r}, not {value!r}: resume it with what it was "
+                                                  "trained with, or begin anew without --resume")
     return content
 
 
@@ -424,7 +412,7 @@ class Show:
 
     SHOWN = ("return", "goal_rate", "collision_rate", "off_road_rate", "entropy", "kl")
 
-    def __init__(self, settings, logs):
+    def __init__(self, logs):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -441,7 +429,8 @@ class Show:
     def __call__(self, trainer, entry):
         self.last |= entry
         rate = trainer.agent_steps / trainer.seconds
-        text = f"{entry['agent_steps']:,} agent-steps, {rate:,.0f}/s | " + " ".join(f"{name} {self.last[name]:.3f}" for name in self.SHOWN if name in self.last)
+        shown = " ".join(f"{name} {self.last[name]:.3f}" for name in self.SHOWN if name in self.last)
+        text = f"{trainer.agent_steps:,} agent-steps, {rate:,.0f}/s | {shown}"
         self.progress.update(self.task, completed=trainer.done(), description=text)
         if not self.console.is_terminal and time.monotonic() - self.printed > 10:
             self.printed = time.monotonic()
@@ -475,21 +464,33 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     if args.resume and not args.checkpoint:
         parser.error("--resume: give --checkpoint, the file to go on from")
+    for flag, path in (("--checkpoint", args.checkpoint), ("--curve", args.curve)):  # before there is anything to lose
+        if path and (path.is_dir() or not path.parent.is_dir()):
+            parser.error(f"{flag} {path}: " + ("is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
+    for module in ["rich"] + ["tensorboard"] * bool(args.logs):
+        if importlib.util.find_spec(module) is None:
+            parser.error(f"this needs {module}: pip install 'fastvec[train]'")
+    try:
+        args.settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+        args.resumed = resume(args.checkpoint, args.settings) if args.resume else None
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
 def main(argv=None):
     args = parse(argv)
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     try:
-        resumed = resume(args.checkpoint, settings) if args.resume else None
-    except checkpoints.CheckpointError as error:
-        raise SystemExit(f"--resume: {error}") from None
-    with Show(settings, args.logs) as show:
-        trainer = run(settings, args.checkpoint, resumed, show)
+        with Show(args.logs) as show:
+            trainer = run(args.settings, args.checkpoint, args.resumed, show)
+    except (ValueError, OSError, ImportError, fastvec.FastvecError, gym.error.Error) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted" + (f": --resume goes on from {args.checkpoint}" if args.checkpoint and args.checkpoint.exists() else "")) from None
     if args.curve:
         args.curve.write_text(json.dumps(trainer.curve))
-    print(f"{trainer.update:,} updates, {trainer.agent_steps:,} agent-steps, {trainer.seconds:,.0f} s" + (f": {args.checkpoint}" if args.checkpoint else ""))
+    where = f": {args.checkpoint}" if args.checkpoint else ""
+    print(f"{trainer.update:,} updates, {trainer.agent_steps:,} agent-steps, {trainer.seconds:,.0f} s{where}")
 
 
 if __name__ == "__main__":

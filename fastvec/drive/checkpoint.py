@@ -49,11 +49,15 @@ def load(path):
         CheckpointError: there is none, or it is none of ours.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        file = open(path, "rb")
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever pickle and zip say of a file that is something else
-        raise CheckpointError(f"{path} is no checkpoint, or a broken one: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    with file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever pickle and zip say of a file that is something else
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path} is no checkpoint, or a broken one: {reason}") from None
     if not isinstance(content, dict) or not KEYS <= content.keys() or content["format"] != FORMAT:
         had = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(f"{path} is no checkpoint of examples/train_drive.py" + (f": its format is {had!r}, not {FORMAT!r}" if had else ""))
