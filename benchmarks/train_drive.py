@@ -23,8 +23,8 @@ DRIVERS = ("policy", "log replay", "constant velocity")
 def train(args, folder):
     """Runs the example.  Returns its checkpoint and curve."""
     checkpoint, curve = folder / "driver.pt", folder / "curve.json"
-    command = [sys.executable, ROOT / "examples" / "train_drive.py", *SETTINGS, "--minutes", args.minutes, "--seed", args.seed, "--threads", args.threads,
-               "--workers", args.workers, "--checkpoint", checkpoint, "--curve", curve]
+    command = [sys.executable, ROOT / "examples" / "train_drive.py", *SETTINGS, "--minutes", args.minutes, "--seed", args.seed,
+               "--threads", args.threads, "--workers", args.workers, "--checkpoint", checkpoint, "--curve", curve]
     subprocess.run([str(word) for word in command], check=True)
     return checkpoint, json.loads(curve.read_text())
 
@@ -50,11 +50,11 @@ def mean(rows):
 def thin(curve, points=40):
     """About so many entries of the curve, each the mean over its neighbours: [minutes, agent-steps, goal, collision, off-road]."""
     curve = [entry for entry in curve if "goal_rate" in entry]
-    size = max(1, len(curve) // points)
-    groups = [curve[first:first + size] for first in range(0, len(curve), size)]
+    points = min(points, len(curve))
+    groups = [curve[k * len(curve) // points:(k + 1) * len(curve) // points] for k in range(points)]
     rates = ("goal_rate", "collision_rate", "off_road_rate")
-    return [[round(group[-1]["seconds"] / 60, 2), group[-1]["agent_steps"], *(round(100 * sum(e[r] for e in group) / len(group), 1) for r in rates)]
-            for group in groups]
+    return [[round(group[-1]["seconds"] / 60, 2), group[-1]["agent_steps"],
+             *(round(100 * sum(entry[rate] for entry in group) / len(group), 1) for rate in rates)] for group in groups]
 
 
 def plot(rows, path):
@@ -112,11 +112,12 @@ def main():
             args.checkpoint.write_bytes(checkpoint.read_bytes())
         last = curve[-1]
         report.table("Training", ["", "value"], [
-            ["minutes", round(last["seconds"] / 60, 1)], ["agent-steps", last["agent_steps"]], ["agent-steps/s", round(last["agent_steps"] / last["seconds"])],
-            ["updates", last["update"]], ["torch threads", args.threads], ["workers", args.workers], ["seed", args.seed],
+            ["minutes", round(last["seconds"] / 60, 1)], ["agent-steps", last["agent_steps"]],
+            ["agent-steps/s", round(last["agent_steps"] / last["seconds"])], ["updates", last["update"]], ["torch threads", args.threads], ["workers", args.workers], ["seed", args.seed],
             ["settings beside the defaults", " ".join(SETTINGS)]])
         rows = thin(curve)
-        report.table("Episodes that ended in training, actions drawn", ["minutes", "agent-steps", "goal %", "collision %", "off-road %"], rows)
+        columns = ["minutes", "agent-steps", "goal %", "collision %", "off-road %"]
+        report.table("Episodes that ended in training, actions drawn", columns, rows)
         likeliest, drawn = report_evaluation(report, checkpoint)
         for name, (goal, collision, off_road, either) in (("likeliest", likeliest), ("drawn", drawn)):
             report.target(f"90 % of agents reach their goal, {name} actions", goal >= 90, f"{goal} %")

@@ -13,7 +13,7 @@ MODULES = {"torch": "torch", "rich": "rich"}
 BEHAVIORS = ("ignore", "stop", "remove")
 FILMED = 6  # scenes side by side in a video, at most
 COLUMNS = 3
-WIDTH, SMALL = 640, 240  # pixels of a scene, alone and beside others
+ALONE, BESIDE = (640, 640), (272, 204)  # width and height of a scene, in pixels
 WIDE = 150  # columns of output that goes to no terminal
 SHARES = {"goal": "goal", "collision": "collision", "off_road": "off-road", "failed": "either"}
 
@@ -21,11 +21,12 @@ SHARES = {"goal": "goal", "collision": "collision", "off_road": "off-road", "fai
 def add_parser(subparsers):
     """Adds the command to fastvec's parser."""
     parser = subparsers.add_parser("eval", help="how a trained driver fares on scenes, per scene and type of agent",
-                                   description="Plays one episode of each scene with a driver that examples/train_drive.py trained, and says which share of its "
-                                               "agents reached their goals, collided with others, left the road; and the same of agents on their logged "
-                                               "positions, and of agents that go straight on at the speed that they have.")
+                                   description="Plays one episode of each scene with a driver that examples/train_drive.py trained, and says which "
+                                               "share of its agents reached their goals, collided with others, left the road; and the same of "
+                                               "agents on their logged positions, and of agents that go straight on at the speed that they have.")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what examples/train_drive.py saved")
-    parser.add_argument("scenes", nargs="*", default=["shipped"], metavar="SCENES", help="scene files, folders of them, or 'shipped' (the default)")
+    parser.add_argument("scenes", nargs="*", default=["shipped"], metavar="SCENES",
+                        help="scene files, folders of them, or 'shipped' (the default)")
     parser.add_argument("--collision-behavior", choices=BEHAVIORS, help="what a collision ends (default: as in training)")
     parser.add_argument("--non-vehicles", action="store_true", help="drive pedestrians and cyclists, too")
     parser.add_argument("--sample", action="store_true", help="draw actions, as in training, in place of taking the likeliest")
@@ -128,7 +129,8 @@ def _show(results, config):
 
 def _content(args, config, results):
     rows = [{"driver": driver, **row} for driver, found in results.items() for row in found]
-    return {"checkpoint": args.checkpoint.name, "collision_behavior": config.collision_behavior, "sample": args.sample, "seed": args.seed, "rates": rows}
+    return {"checkpoint": args.checkpoint.name, "collision_behavior": config.collision_behavior, "sample": args.sample, "seed": args.seed,
+            "rates": rows}
 
 
 def _film(policy, files, config, args):
@@ -136,11 +138,11 @@ def _film(policy, files, config, args):
     import numpy as np
     from fastvec.drive.record import record_episode, write_video
 
-    size = WIDTH if len(files) == 1 else SMALL
+    width, height = ALONE if len(files) == 1 else BESIDE
     films = []
     for file in files:
         policy.reset(args.seed)
-        films.append(record_episode(policy, file, config=config, seed=args.seed, width=size, height=size))
+        films.append(record_episode(policy, file, config=config, seed=args.seed, width=width, height=height))
     while len(films) > COLUMNS and len(films) % COLUMNS:
         films.append([np.full_like(films[0][0], 255)])
     longest = max(map(len, films))
