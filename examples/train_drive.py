@@ -324,9 +324,8 @@ class Trainer:
 
     def done(self):
         """The share of the run that is over; 1: all."""
-        if self.settings.steps:
-            return min(1.0, self.agent_steps / self.settings.steps)
-        return min(1.0, self.seconds / (60 * self.settings.minutes))
+        so_far, end = (self.agent_steps, self.settings.steps) if self.settings.steps else (self.seconds, 60 * self.settings.minutes)
+        return so_far / end if so_far < end else 1.0
 
     def at_boundary(self):
         """Do all episodes begin anew now?  Where they do, nothing but what `save` writes is needed to go on."""
@@ -349,7 +348,8 @@ class Trainer:
         data = gather(rollout, kept)
         explained = 1 - (data["returns"] - data["values"]).var() / (data["returns"].var() + 1e-8)
         logs = learn(self.network, self.numbers, self.optimizer, data, states, settings, settings.entropy_weight * falling)
-        self.update, self.agent_steps, self.seconds = self.update + 1, self.agent_steps + len(data["steps"]), self.seconds + time.monotonic() - began
+        self.update, self.agent_steps = self.update + 1, self.agent_steps + len(data["steps"])
+        self.seconds += time.monotonic() - began
         self.curve.append({"update": self.update, "agent_steps": self.agent_steps, "seconds": round(self.seconds, 3),
                            **self._outcomes(rollout), **logs, "explained_variance": explained.item()})
         return self.curve[-1]
@@ -456,7 +456,8 @@ def parse(argv=None):
         if isinstance(field.default, bool):
             parser.add_argument(flag, action="store_true")
         else:
-            parser.add_argument(flag, type=type(field.default), default=field.default, choices=STEERING if field.name == "steering" else None, help=" ")
+            choices = STEERING if field.name == "steering" else None
+            parser.add_argument(flag, type=type(field.default), default=field.default, choices=choices, help=" ")  # with the default
     parser.add_argument("--checkpoint", type=Path, help="where the network is saved, and read by --resume")
     parser.add_argument("--resume", action="store_true", help="go on where the checkpoint was")
     parser.add_argument("--logs", help="folder for TensorBoard")
@@ -486,7 +487,8 @@ def main(argv=None):
     except (ValueError, OSError, ImportError, fastvec.FastvecError, gym.error.Error) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit("interrupted" + (f": --resume goes on from {args.checkpoint}" if args.checkpoint and args.checkpoint.exists() else "")) from None
+        saved = args.checkpoint and args.checkpoint.exists()
+        raise SystemExit("interrupted" + (f": --resume goes on from {args.checkpoint}" if saved else "")) from None
     if args.curve:
         args.curve.write_text(json.dumps(trainer.curve))
     where = f": {args.checkpoint}" if args.checkpoint else ""

@@ -230,6 +230,21 @@ def test_resume_with_other_settings(trainers, tmp_path, monkeypatch):
     assert train_drive.resume(path, dataclasses.replace(TINY, steps=5, minutes=1.0))["progress"]["update"] == 0
 
 
+def test_everything_goes_to_tensorboard(tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'fastvec[train]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = ["--scenes", PARKING, "--envs", "1", "--workers", "0", "--threads", "1", "--steps", "300"]
+    train_drive.main([*arguments, "--logs", str(tmp_path), "--curve", str(tmp_path / "curve.json")])
+    events, curve = EventAccumulator(str(tmp_path)).Reload(), json.loads((tmp_path / "curve.json").read_text())
+    for name in ("goal_rate", "policy_loss", "explained_variance"):
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(entry["agent_steps"], pytest.approx(entry[name])) for entry in curve]
+
+
+def test_nothing_is_trained_in_no_time():
+    assert train_drive.run(dataclasses.replace(TINY, steps=0, minutes=0.0)).update == 0
+
+
 def test_command_line(tmp_path, capsys):
     pytest.importorskip("rich", reason="needs rich: pip install 'fastvec[train]'")
     arguments = ["--scenes", PARKING, "--envs", "1", "--workers", "0", "--threads", "1", "--checkpoint", str(tmp_path / "a.pt")]

@@ -49,12 +49,12 @@ def run(args) -> int:
     try:
         policy, config = driver(args.checkpoint, args.sample, args.seed)
         files = find(args.scenes)
-        results = evaluate(policy, files, _changed(config, args), args.seed)
+        config = _changed(config, args)
+        results = _compare(policy, files, config, args.seed)
     except CheckpointError as error:
         raise CliError(f"CHECKPOINT: {error}") from None
     except (SceneError, OSError) as error:
         raise CliError(f"SCENES: {error}") from None
-    config = _changed(config, args)
     _show(results, config)
     try:
         if args.json:
@@ -66,7 +66,7 @@ def run(args) -> int:
     return 0
 
 
-def evaluate(policy, files, config, seed):
+def _compare(policy, files, config, seed):
     """{who drives: `fastvec.drive.evaluate.rates`}"""
     from fastvec.drive.evaluate import evaluate, keep_velocity, rates, replay_logs
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import fastvec
 from fastvec.drive import scenes as scene_files
-from fastvec.drive.env import Drive
+from fastvec.drive.env import Drive, forget_scenes
 
 KINDS = {7: "vehicle", 8: "pedestrian", 9: "cyclist"}  # entity types of agents
 HIT_ROAD, HIT_AGENT, REACHED, KIND = 0, slice(1, 3), 3, 4  # columns of info
@@ -82,6 +82,8 @@ def _evaluate(actions_of, scenes, config, seed):
     files, outcomes = scene_files.find(scenes), []
     for first in range(0, len(files), AT_ONCE):
         outcomes += _play(actions_of, files[first:first + AT_ONCE], config, seed)
+        if len(files) > AT_ONCE:
+            forget_scenes()
     return outcomes
 
 
@@ -97,14 +99,17 @@ def _play(actions_of, files, config, seed):
         observations, _ = vec.reset()
         actions = actions_of(drive)
         goal, collision, off_road = np.zeros((3, vec.num_rows), bool)
+        alive = vec.masks.copy()
         for step in range(config.init_steps, config.episode_len):
+            if not alive.any():
+                break
             vec.step(actions(step, observations))
             info = _infos(drive, driven)
             goal |= vec.masks & (info[:, REACHED] > 0)
             collision |= vec.masks & (info[:, HIT_AGENT] > 0).any(1)
             off_road |= vec.masks & (info[:, HIT_ROAD] > 0)
-            observations = vec.observations
-    kinds = np.array([KINDS.get(kind, "other") for kind in info[:, KIND]])
+            observations, alive = vec.observations, vec.masks & ~vec.terminations & ~vec.truncations
+    kinds = np.array([KINDS.get(kind, "other") for kind in _infos(drive, driven)[:, KIND]])
     parts = np.cumsum([len(slots) for slots in driven])[:-1]
     split = zip(files, *(np.split(array, parts) for array in (kinds, goal, collision, off_road)))
     return [Outcomes(*one) for one in split]

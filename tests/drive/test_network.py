@@ -181,7 +181,7 @@ def _empty(path):
 
 
 def _harmful(path):
-    path.write_bytes(pickle.dumps(Harmful()))
+    path.write_bytes(pickle.dumps(Harmful(), protocol=2))
 
 
 def _harmful_zip(path):
