@@ -7,6 +7,7 @@
 # make protocol  check the model of the handoff (needs spin)
 # make chaos  kill a thousand workers and verify ten million rows (about five minutes)
 # make bench  all benchmarks, quickly
+# make train-demo  train a driver for 19 minutes, evaluate it, draw its curve and a film (docs/images/train_drive.*)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -18,7 +19,7 @@ PUFFERLIB ?= pufferlib-core==3.0.23 pyro-ppl pyro-api opt-einsum tqdm rich-argpa
 PUFFERLIB_OLDER ?= pufferlib-core==3.0.5
 WHEELS = install --quiet --disable-pip-version-check --no-deps --only-binary :all:
 
-.PHONY: demo test debug stress sanitize fuzz protocol chaos bench clean
+.PHONY: demo test debug stress sanitize fuzz protocol chaos bench train-demo clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m fastvec demo --scenes $(SCENES) --output demo.gif
@@ -49,6 +50,9 @@ chaos: $(VENV)/.test
 bench: $(VENV)/.test
 	for b in handoff syscalls memory loading vs_gymnasium vs_puffer vs_sb3 peers detection oversubscribed rollout drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
+train-demo: $(VENV)/.train
+	$(BIN)/python benchmarks/train_drive.py --checkpoint driver.pt
+
 clean:
 	rm -rf build $(VENV) *.egg-info
 	find fastvec_c -name '*.so' -delete
@@ -64,6 +68,10 @@ $(VENV)/.built: $(SOURCES)
 
 $(VENV)/.demo: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[demo]'
+	touch $@
+
+$(VENV)/.train: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[train,demo]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.built

@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 
-from fastvec.cli import demo, doctor, scenes, top, tune
+from fastvec.cli import demo, doctor, eval, scenes, top, tune
 from fastvec.cli.errors import INTERRUPTED, CliError
 
 __all__ = ["main"]
 
-COMMANDS = (demo, doctor, scenes, top, tune)  # modules with add_parser(subparsers), which sets the default `run`: a function of args to exit status
+COMMANDS = (demo, doctor, eval, scenes, top, tune)  # modules with add_parser(subparsers), which sets the default `run`: a function of args to exit status
 
 
 def main(argv=None) -> int:
