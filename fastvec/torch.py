@@ -336,7 +336,7 @@ class DeviceLoop:
             pairs = [(target, actions)]
             loan.actions = target.numpy()
         else:
-            raise TypeError(f"actions: dtype {actions.dtype} cannot become {field.dtype}; convert it first")
+            raise TypeError(f"actions: dtype {actions.dtype} cannot become {self.vec.action_spec.dtype}; convert it first")
         mark = self._device.mark()
         loan.kept = actions  # torch's allocator knows nothing of the stream that reads it
         loan.arrived = self._device.copy_out(pairs, mark)

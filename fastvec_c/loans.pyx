@@ -59,15 +59,16 @@ cdef void began(Pool pool) noexcept nogil:
 
 cdef bint came(Pool pool, double wait) except -1:
     """Whether a batch is there, or comes within `wait` seconds.  Of a worker that died the VecEnv is told."""
-    cdef int rc = CAME
     cdef int units = pool.units_per_batch
+    # Busy batches would never let wait() come to its naps.
+    cdef int rc = pool.dead_worker() if pool.last_send > pool.next_life_check else CAME
     pool.collect()
-    if not pool.enough(units) and wait > 0 and pool.host is None:
+    if rc == CAME and not pool.enough(units) and wait > 0 and pool.host is None:
         with nogil:
             rc = pool.wait(units, fv_now() + <int64_t>(wait * 1e9))
-        if rc >= 0:
-            pool._on_death(rc)
-    return rc == CAME and pool.enough(units)
+    if rc >= 0:
+        pool._on_death(rc)
+    return pool.enough(units)
 
 
 cdef tuple lend(Pool pool):

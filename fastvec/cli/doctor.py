@@ -31,6 +31,10 @@ def run(args) -> int:
     print(f"fastvec {_version('fastvec')}, Python {platform.python_version()}, {platform.platform()}, {usable_cpus():g} usable CPUs")
     for package in ("numpy", "torch", "gymnasium"):
         print(f"{package}: {_version(package) or 'not installed'}")
+    if _version("torch"):
+        from fastvec import torch_devices  # torch takes its time
+
+        print(f"GPU for torch: {torch_devices.diagnose()}")
     found = diagnose()
     print(f"GPUDrive: {found.version or 'no package'}; simulator: {_simulator(found)}")
     print(f"  {found.advice}")
