@@ -24,7 +24,7 @@ from fastvec.torch_devices import open_device
 from fastvec.torch_views import tensors
 from fastvec.vec_env import VecEnv
 
-_GLANCE = 50e-6  # seconds to wait for workers before looking at the GPU again
+_GLANCE, _LONGER = 50e-6, 1.25  # seconds to wait for workers before looking at the GPU again, and how much longer each next time
 _MIB = 2**20
 _NO_INFOS = MappingProxyType({})
 
@@ -189,8 +189,10 @@ class DeviceLoop:
             raise StateError("recv() with the last batch unanswered: call send(actions) first")
         self._give_back_arrived()
         self._receive(0)
+        glance = _GLANCE
         while not self._ready:
-            self._receive_first()
+            self._receive_first(glance)
+            glance *= _LONGER
         loan = self._ready.popleft()
         self._device.use(loan.copied)
         self._current = loan
@@ -276,7 +278,7 @@ class DeviceLoop:
             self._ready.append(self._to_device(*found))
             wait = 0
 
-    def _receive_first(self):
+    def _receive_first(self, glance):
         """One step of waiting, for workers or for actions: whichever comes first gives somebody something to do."""
         if not self._some_are_out():
             if not self._sent:
@@ -284,7 +286,7 @@ class DeviceLoop:
             self._device.wait(self._sent[0].arrived)
             self._give_back_first()
         elif self._sent:
-            self._receive(_GLANCE)
+            self._receive(glance)
             self._give_back_arrived()
         else:
             self._receive(-1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import torch
 
 try:
@@ -48,10 +49,10 @@ class Cpu:
     in_place = True  # batches may be views on the arena
     device = torch.device("cpu")
 
-    def pin(self, memory):
-        """Nothing to be done."""
-
     pinned = False
+
+    def pin(self, memory):
+        pass
 
     def empty(self, nbytes):
         return torch.empty(nbytes, dtype=torch.uint8)
@@ -131,7 +132,7 @@ class Cuda:
 
     def _forget_error(self, runtime):
         """CUDA keeps an error until somebody asks for it: the launch of the next kernel, which had nothing to do with it."""
-        if hasattr(runtime, "cudaGetLastError"):  # torch 2.10 or later
+        if hasattr(runtime, "cudaGetLastError"):  # not in every torch
             runtime.cudaGetLastError()
             return
         with contextlib.suppress(RuntimeError):
@@ -227,8 +228,6 @@ def _why_no_cuda():
 
 def diagnose() -> str:
     """One line: which GPUs there are, and whether memory can be page-locked for them."""
-    import numpy as np
-
     if not torch.cuda.is_available():
         return f"none: {_why_no_cuda()}"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -9,10 +9,11 @@ import random
 
 import torch
 
+import fastvec
 import fastvec.torch
 from fastvec.torch_devices import Cuda
 
-MODES = ("at once", "late", "random")
+MODES = ("at once", "late", "random", "one ahead")
 
 
 class Event:
@@ -127,11 +128,12 @@ class Machine:
     """torch.cuda, as far as it is used.
 
     Args:
-        mode: of MODES: work is done when it is asked for, when somebody waits for it, or some time in between.
+        mode: of MODES: work is done when it is asked for; when somebody waits for it; some time in between; or at once on one
+            stream, which the seed chooses, and as late as possible on the others.
     """
 
     def __init__(self, mode, seed=0):
-        self.mode, self.rng = mode, random.Random(seed)
+        self.mode, self.seed, self.rng = mode, seed, random.Random(seed)
         self.calls = 0
         self.streams = []
         self.current = Stream(self)
@@ -165,13 +167,20 @@ class Machine:
         self.time_passes()
 
     def time_passes(self):
-        steps = {"at once": 1 << 30, "late": 0, "random": self.rng.choice((0, 0, 1, 2, 5))}[self.mode]
+        steps = {"late": 0, "random": self.rng.choice((0, 0, 0, 0, 1, 8))}.get(self.mode, 1 << 30)
+        moving = self.streams if self.mode != "one ahead" else [self.streams[self.seed % len(self.streams)]]
         while steps:
-            able = [s for s in self.streams if s.work and (s.awaits() is None or s.awaits().happened)]
+            able = [s for s in moving if s.work and (s.awaits() is None or s.awaits().happened)]
             if not able:
                 return
             self.rng.choice(able).step()
             steps -= 1
+
+    def check_rows(self, vec, units):
+        """Before rows go to their workers."""
+        for stream in self.streams:
+            for work in stream.work:
+                assert not (isinstance(work, Copy) and touches_rows(work, vec, units)), "a row was given back while a copy uses it"
 
     def force(self, event):
         """No more work than needed."""
@@ -202,16 +211,19 @@ class FakeGpu(Cuda):
 def install(monkeypatch, mode="random", seed=0):
     """Puts a FakeGpu in the place of every device, and watches rows that are given back.  Returns its Machine."""
     machine = Machine(mode, seed)
-    monkeypatch.setattr(fastvec.torch, "open_device", lambda device: FakeGpu(machine))
-    give_back = fastvec.torch.give_back
+    give_back, async_reset = fastvec.torch.give_back, fastvec.VecEnv.async_reset
 
-    def watched(vec, units, actions=None):
-        for stream in machine.streams:
-            for copy in stream.work:
-                assert not (isinstance(copy, Copy) and touches_rows(copy, vec, units)), "a row was given back while a copy uses it"
+    def watched_give_back(vec, units, actions=None):
+        machine.check_rows(vec, units)
         give_back(vec, units, actions)
 
-    monkeypatch.setattr(fastvec.torch, "give_back", watched)
+    def watched_reset(vec, *args):
+        machine.check_rows(vec, range(vec.num_units))
+        async_reset(vec, *args)
+
+    monkeypatch.setattr(fastvec.torch, "open_device", lambda device: FakeGpu(machine))
+    monkeypatch.setattr(fastvec.torch, "give_back", watched_give_back)
+    monkeypatch.setattr(fastvec.VecEnv, "async_reset", watched_reset)
     return machine
 
 
