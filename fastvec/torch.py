@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise ImportError(f"fastvec.torch needs torch ({error}): pip install torch") from error
 
-from fastvec_c.errors import StateError
+from fastvec_c.errors import ClosedError, StateError
 from fastvec_c.loans import PACKED_NBYTES, borrow, give_back, pack
 
 from fastvec.torch_devices import open_device
@@ -235,29 +235,30 @@ class DeviceLoop:
             self._give_back_first()
 
     def close(self):
-        """Hands over the actions that were sent, waits for all copies, and unlocks the arena.  May be called again.
+        """Hands over the actions that were sent, waits for the GPU, and unlocks the arena.  May be called again.
 
         Batches that were not answered stay so: the VecEnv's next call is `reset`.
         """
         try:
-            if self._release.alive and self.vec._stop.alive:  # both are open
+            with contextlib.suppress(ClosedError):  # of the VecEnv
                 self.flush()
-            for buffers in self._free:
-                self._device.wait(buffers.seen)  # then others may have the memory
         finally:
-            self._release()
-            self._ready.clear()
-            self._sent.clear()
-            self._free.clear()
-            self._current = None
+            self._end()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        if kind is not None:
-            self._sent.clear()  # nobody wants another error on top
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._end()  # no second error on top
+
+    def _end(self):
+        self._release()
+        self._current = None
+        for batches in (self._ready, self._sent, self._free):
+            batches.clear()
 
     def __repr__(self):
         return f"<fastvec.torch.DeviceLoop on {self.device}: {self._n} rows a batch of {self.vec!r}>"

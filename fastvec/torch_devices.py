@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 
 import numpy as np
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for every CUDA context of this process
 
@@ -143,7 +139,8 @@ class Cuda:
 
     def staging(self, tensor):
         """Host memory like a tensor of the device, page-locked if the arena is."""
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.pinned)
+        with self._cuda.device(self.device):
+            return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.pinned)
 
     # ---- copies ------------------------------------------------------------------------------------------------------
 
@@ -192,18 +189,16 @@ class Cuda:
         self._out.synchronize()
 
     def release(self):
-        """Waits for all copies, and unlocks what is page-locked.  May be called again."""
+        """Waits for the GPU, which may use memory of ours on any stream, and unlocks what is page-locked.  May be called again."""
+        with contextlib.suppress(RuntimeError):  # it has failed, and its work has ended with it
+            self._cuda.synchronize(self.device)
         memory, self._locked = self._locked, None
-        try:
-            self.finish()
-        except RuntimeError:
-            pass  # the GPU has failed, and its work has ended with it
-        finally:
-            # While `memory` is referenced its pages are mapped: unlocking comes before unmapping.
-            if memory is not None:
-                runtime = self._cuda.cudart()
-                if int(runtime.cudaHostUnregister(memory.ctypes.data)):
-                    self._forget_error(runtime)  # CUDA is being shut down, and unlocks everything
+        if memory is None:
+            return
+        # As long as `memory` is referenced its pages are mapped: unlocking comes before unmapping.
+        runtime = self._cuda.cudart()
+        if int(runtime.cudaHostUnregister(memory.ctypes.data)):
+            self._forget_error(runtime)  # CUDA is being shut down, and unlocks everything
 
 
 def _in_words(runtime, code):
@@ -212,8 +207,6 @@ def _in_words(runtime, code):
 
 def _lock_limit():
     """The limit that page-locked memory may have run into."""
-    if resource is None:
-        return ""
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return "; RLIMIT_MEMLOCK is unlimited"

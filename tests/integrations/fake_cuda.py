@@ -162,6 +162,10 @@ class Machine:
     def cudart(self):
         return self.runtime
 
+    def synchronize(self, device):
+        for stream in self.streams:
+            stream.synchronize()
+
     def launch(self, work):
         self.current.work.append(work)
         self.time_passes()
