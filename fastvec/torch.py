@@ -67,7 +67,7 @@ class DeviceLoop:
     neighbouring workers; rewards, flags, masks and row indices are small and go together in one more; actions go straight into
     their rows of the arena.  Copies have streams of their own.  No call waits for the GPU while there is something else to do: with
     `batch_size` a third of the envs, say, one batch is with the policy while the next is copied and the envs of the third step.
-    The workers of a batch step when its actions have arrived, which `recv`, `send` and `flush` look for.
+    The workers of a batch step when its actions have arrived, which `recv` and `flush` look for.
 
     On the CPU a batch that lies in one piece is tensors on the arena, with nothing copied; others are copied together.
 
@@ -207,8 +207,8 @@ class DeviceLoop:
 
         Raises:
             StateError: there is no batch to answer.
-            ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then.  The range of actions from a GPU is
-                checked when they have arrived: in this call with `depth=1`, else in a later one.
+            ValueError, TypeError: wrong shape, dtype or range; nothing has been sent then, and the batch is still yours.  But the
+                range of actions from a GPU is checked when they have arrived: see `recv` (with `depth=1`, that is in this call).
         """
         self._check_open("send")
         loan = self._current
@@ -221,8 +221,6 @@ class DeviceLoop:
         self._current = None
         if self.depth == 1:
             self.flush()
-        else:
-            self._give_back_arrived()
 
     def flush(self):
         """Waits until all actions that were sent have arrived and their workers step.

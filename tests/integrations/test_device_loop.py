@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import gymnasium
@@ -536,6 +537,33 @@ def test_a_worker_dies_and_is_replaced(monkeypatch):
             loop.send(torch.zeros(1, dtype=torch.int64))
             told = {env: info for env, info in loop.recv().infos.items() if "restarted" in info}
         assert list(told) == [1]
+
+
+def test_a_worker_dies_and_the_run_goes_on_without(monkeypatch):
+    fake_cuda.install(monkeypatch, "at once")
+    with fastvec.make(envs.cartpole, 3, batch_size=1, on_failure="drop") as vec, DeviceLoop(vec, "cuda") as loop:
+        loop.reset()
+        os.kill(vec._workers[0].process.pid, signal.SIGKILL)
+        told = {}
+        for batch in loop.batches():
+            if told and batch.rows[0] == 0:
+                break
+            told |= {env: info for env, info in batch.infos.items() if "dropped" in info}
+            loop.send(torch.zeros(1, dtype=torch.int64))
+        assert list(told) == [0] and not batch.masks[0]
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_time_is_not_counted_twice(fake, monkeypatch):
+    if fake:
+        fake_cuda.install(monkeypatch)
+    began = time.monotonic()
+    with fastvec.make(envs.probe, 3, batch_size=1) as vec, DeviceLoop(vec, "cpu") as loop:
+        loop.reset()
+        loop.run(lambda observations: torch.zeros(3, dtype=torch.int64), 200)
+        stats, passed = vec.stats(), time.monotonic() - began
+    assert stats.batches == 200 and stats.rows == 600 and min(stats.env, stats.handoff, stats.policy) >= 0
+    assert 0 < stats.env + stats.handoff + stats.policy <= passed
 
 
 def test_loans():
