@@ -402,7 +402,7 @@ class _Buffers:
         observations: uint8 [n, bytes of a row].
         packed: uint8, what `fastvec_c.loans.pack` writes; staging, staging_array: the same on the host.
         batch: DeviceBatch of tensors on them.
-        copied: the event of the last batch being here, seen: of it being used no more; or None.
+        copied: the event of the last batch being here, or None; seen: of its memory being used no more.
     """
 
     def __init__(self, device, vec, n):
@@ -413,7 +413,8 @@ class _Buffers:
         self.packed = device.empty(-(-n * PACKED_NBYTES // 8) * 8)[:n * PACKED_NBYTES]
         self.staging = device.staging(self.packed)
         self.staging_array = self.staging.numpy()
-        self.copied = self.seen = None
+        self.copied = None
+        self.seen = device.mark()  # memory from torch's allocator may be in use yet by what the current stream has to do
         rows, rewards, flags = self.packed[:8 * n].view(torch.int64), self.packed[8 * n:12 * n].view(torch.float32), self.packed[12 * n:]
         flags = flags.view(torch.bool).view(3, n)
         self.batch = DeviceBatch(_typed(memory, np.empty((n, *spec.shape), spec.dtype)), rewards, *flags, _NO_INFOS, rows)

@@ -99,8 +99,6 @@ class Cuda:
         self._cuda = cuda
         self._in, self._out = cuda.Stream(device), cuda.Stream(device)
         self._locked = None  # host memory that is page-locked
-        # Memory that torch's allocator hands out may still be in use by what the current stream has to do.
-        self._in.wait_stream(cuda.current_stream(device))
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 

@@ -40,9 +40,6 @@ class Stream:
         if not event.happened:
             self.work.append(event)
 
-    def wait_stream(self, other):
-        self.wait_event(other.record_event(Event(self.machine)))
-
     def record_event(self, event):
         event.stream, event.happened = self, False
         self.work.append(lambda: setattr(event, "happened", True))
