@@ -44,6 +44,7 @@ def borrow(Pool pool, double wait=-1.0):
         if wait < 0:
             pool.await_units(pool.units_per_batch, None, "recv")
         elif not came(pool, wait):
+            waited(pool)
             return None
         return lend(pool)
     finally:
@@ -55,6 +56,13 @@ cdef void began(Pool pool) noexcept nogil:
     cdef int64_t now = fv_now()
     pool.policy_ns += now - max(pool.last_recv, pool.last_send)
     pool.last_send = now
+
+
+cdef void waited(Pool pool) noexcept nogil:
+    """What passed since `began` was the loop's time, though nothing came of it."""
+    pool.last_recv = fv_now()
+    if pool.stepping:
+        pool.loop_ns += pool.last_recv - pool.last_send
 
 
 cdef bint came(Pool pool, double wait) except -1:
