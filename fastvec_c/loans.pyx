@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 from fastvec_c.errors import StateError
 
 from fastvec_c.fields cimport MASKS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
-from fastvec_c.pool cimport CAME, FLYING, FRESH, Pool
+from fastvec_c.pool cimport CAME, FLYING, FRESH, NOWHERE, Pool
 from fastvec_c.sync cimport fv_now
 
 cnp.import_array()
@@ -30,7 +30,7 @@ def borrow(Pool pool, double wait=-1.0):
         together; infos as in a Batch.  None if nothing came within `wait`.
 
     Raises:
-        StateError: before a reset, or every batch is in the trainer's hands.
+        StateError: before a reset, amid a rollout, or every batch is in the trainer's hands.
         what `recv` raises.
     """
     pool.enter("recv")
@@ -38,6 +38,8 @@ def borrow(Pool pool, double wait=-1.0):
         if pool.phase != FLYING:
             raise StateError("recv() before reset(): call reset() first" if pool.phase == FRESH
                              else "recv() with a batch of the VecEnv's own in hand: call reset() of the DeviceLoop first")
+        if pool.last_slot != NOWHERE:
+            raise StateError("recv() of a DeviceLoop amid a rollout: complete the rollout, or call reset() of the DeviceLoop")
         if pool.num_units - pool.num_lent < pool.units_per_batch:
             raise StateError("recv() with nothing sent: call send(actions) for the last batch first")
         began(pool)
@@ -74,8 +76,10 @@ cdef bint came(Pool pool, double wait) except -1:
     if rc == CAME and not pool.enough(units) and wait > 0 and pool.host is None:
         with nogil:
             rc = pool.wait(units, fv_now() + <int64_t>(wait * 1e9))
+        pool.still_open("recv")
     if rc >= 0:
         pool._on_death(rc)
+        pool.still_open("recv")
     return pool.enough(units)
 
 
@@ -86,6 +90,7 @@ cdef tuple lend(Pool pool):
     if pool.gather and not pool.in_order:
         sort(pool.held, pool.num_held)  # the first to finish, in no particular order: neighbours are copied at once
     infos = pool.messages()
+    pool.still_open("recv")
     pool.account()
     for i in range(pool.num_held):
         pool.unit[pool.held[i]].lent = True
@@ -145,6 +150,7 @@ def give_back(Pool pool, tuple units, actions=None):
         pool.num_held = len(units)
         try:
             pool.scatter(actions)
+            pool.still_open("send")
         except BaseException:
             pool.num_held = 0
             raise

@@ -488,6 +488,23 @@ def test_calls_that_do_not_fit():
             DeviceLoop(vec, "cpu").recv()
 
 
+def test_beside_rollouts():
+    with fastvec.make(envs.probe, 2, batch_size=1, horizon=3, seed=3) as vec, DeviceLoop(vec, "cpu") as loop:
+        play(vec, 2).check()
+        vec.reset()
+        rollout = vec.rollout()
+        assert next(iter(rollout.collect())).observations.shape == (3, 6)
+        with pytest.raises(fastvec.StateError, match="of the VecEnv's own in hand"):
+            loop.recv()
+        vec.send([0] * 3)
+        with pytest.raises(fastvec.StateError, match="amid a rollout"):
+            loop.recv()
+        loop.reset()
+        loop.recv()
+        with pytest.raises(fastvec.StateError, match="all rows in hand"):
+            vec.rollout()
+
+
 def test_actions_from_a_gpu_that_are_out_of_bounds(monkeypatch):
     fake_cuda.install(monkeypatch, "late")
     with fastvec.make(envs.probe, 2, batch_size=1, seed=1) as vec, DeviceLoop(vec, "cuda") as loop:
