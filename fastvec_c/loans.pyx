@@ -10,9 +10,12 @@ from libc.string cimport memcpy
 
 from fastvec_c.errors import StateError
 
+from fastvec_c.control cimport fv_control
 from fastvec_c.fields cimport MASKS, REWARDS, TERMINATIONS, TRUNCATIONS, Field, row
+from fastvec_c.mailbox cimport fv_count, fv_counted, fv_note
 from fastvec_c.pool cimport CAME, FLYING, FRESH, NOWHERE, Pool
 from fastvec_c.sync cimport fv_now
+from fastvec_c.trace cimport FV_DIED
 
 cnp.import_array()
 
@@ -56,28 +59,33 @@ def borrow(Pool pool, double wait=-1.0):
 cdef void began(Pool pool) noexcept nogil:
     """What passed since the last send or recv was the trainer's time, not the loop's."""
     cdef int64_t now = fv_now()
-    pool.policy_ns += now - max(pool.last_recv, pool.last_send)
-    pool.last_send = now
+    cdef fv_control *c = pool.control
+    fv_count(&c.policy_ns, now - max(fv_counted(&c.last_recv), fv_counted(&c.last_send)))
+    fv_note(&c.last_send, now)
 
 
 cdef void waited(Pool pool) noexcept nogil:
     """What passed since `began` was the loop's time, though nothing came of it."""
-    pool.last_recv = fv_now()
+    cdef int64_t now = fv_now()
+    cdef fv_control *c = pool.control
+    fv_note(&c.last_recv, now)
     if pool.stepping:
-        pool.loop_ns += pool.last_recv - pool.last_send
+        fv_count(&c.loop_ns, now - fv_counted(&c.last_send))
 
 
 cdef bint came(Pool pool, double wait) except -1:
     """Whether a batch is there, or comes within `wait` seconds.  Of a worker that died the VecEnv is told."""
     cdef int units = pool.units_per_batch
     # Busy batches would never let wait() come to its naps.
-    cdef int rc = pool.dead_worker() if pool.last_send > pool.next_life_check else CAME
+    cdef int rc = pool.dead_worker() if fv_counted(&pool.control.last_send) > pool.next_life_check else CAME
     pool.collect()
     if rc == CAME and not pool.enough(units) and wait > 0 and pool.host is None:
         with nogil:
             rc = pool.wait(units, fv_now() + <int64_t>(wait * 1e9))
+        fv_note(&pool.control.waiting_since, 0)
         pool.still_open("recv")
     if rc >= 0:
+        pool.trace(FV_DIED, rc)
         pool._on_death(rc)
         pool.still_open("recv")
     return pool.enough(units)
@@ -150,6 +158,8 @@ def give_back(Pool pool, tuple units, actions=None):
         pool.num_held = len(units)
         try:
             pool.scatter(actions)
+            if pool.action_check is not None:
+                pool.check_held_actions()
             pool.still_open("send")
         except BaseException:
             pool.num_held = 0

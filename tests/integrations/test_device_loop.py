@@ -492,8 +492,8 @@ def test_beside_rollouts():
     with fastvec.make(envs.probe, 2, batch_size=1, horizon=3, seed=3) as vec, DeviceLoop(vec, "cpu") as loop:
         play(vec, 2).check()
         vec.reset()
-        rollout = vec.rollout()
-        assert next(iter(rollout.collect())).observations.shape == (3, 6)
+        batches = iter(vec.rollout().collect())
+        assert next(batches).observations.shape == (3, 6)
         with pytest.raises(fastvec.StateError, match="of the VecEnv's own in hand"):
             loop.recv()
         vec.send([0] * 3)
