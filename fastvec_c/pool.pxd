@@ -16,6 +16,21 @@ cdef extern from "<poll.h>" nogil:
         short revents
 
 
+cdef enum:
+    # Phases.
+    FRESH = 0      # never reset
+    HOLDING = 1    # a batch is in the user's hands
+    FLYING = 2     # recv has something to wait for
+    CLOSED = 3
+
+    NOWHERE = -1   # no slot
+
+    # What wait() returns beside the index of a dead worker.
+    CAME = -1
+    LATE = -2
+    SIGNAL = -3
+
+
 cdef struct WorkerState:
     int slot           # that it wrote last
     int order          # that it works on; 0: its rows are ours
@@ -25,6 +40,7 @@ cdef struct WorkerState:
     bint message       # something waits on its pipe
     int interrupted    # its worker died in this order, and the user has not been told yet; or 0
     bint dropped       # it has no worker any more: its rows are masked
+    bint lent          # its rows are ours, but not of the batch in the user's hands: see loans.pyx
 
 
 cdef class Pool:
@@ -57,6 +73,7 @@ cdef class Pool:
     cdef int num_interrupted, num_dropped
     cdef int *held                     # [num_units] the units of the batch in the user's hands
     cdef int num_held
+    cdef int num_lent                  # units
     cdef list batches                  # [block][slot] of Batch, made when first needed
     cdef object all_rows               # 0, 1, 2, …: what these batches' `rows` are parts of
     cdef list gathered                 # Batch objects on copied rows, used in turn
@@ -98,6 +115,7 @@ cdef class Pool:
     cdef order_step(self, actions, dict fields)
     cdef check_held_actions(self)
     cdef void trace(self, int kind, int u) noexcept nogil
+    cdef void order_held(self) noexcept nogil
     cdef void order(self, int u, int what, int64_t now) noexcept nogil
     cdef void finish_dropped(self) noexcept nogil
     cdef void blank(self, int u, bint masks) noexcept nogil

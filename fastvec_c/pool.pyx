@@ -42,20 +42,6 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from *:
     int __builtin_ctzll(unsigned long long x) noexcept nogil
 
-cdef enum:
-    # Phases.
-    FRESH = 0      # never reset
-    HOLDING = 1    # a batch is in the user's hands
-    FLYING = 2     # recv has something to wait for
-    CLOSED = 3
-
-    NOWHERE = -1   # no slot
-
-    # What wait() returns beside the index of a dead worker.
-    CAME = -1
-    LATE = -2
-    SIGNAL = -3
-
 cdef int64_t LIFE_NS = 100_000_000      # how often a waiting trainer looks whether all workers live
 cdef int64_t NEVER = 0x7fffffffffffffff
 cdef int SAMPLED = 16                    # batches for one look at how long the workers took,
@@ -220,6 +206,8 @@ cdef class Pool:
                 )
             if timeout is not None:
                 timeout = check_seconds("recv(timeout=%r)", timeout)
+            if self.num_units - self.num_lent < self.units_per_batch:
+                raise StateError("recv() with nothing sent: a DeviceLoop has the rows; use its recv() and send(), or call reset()")
             units = self.units_in_turn()
             self.await_units(units, timeout, "recv")
             self.take(units)
@@ -295,12 +283,14 @@ cdef class Pool:
             self.stepping = False
             self.options = options
             self.num_held = 0
+            self.num_lent = 0
             self.phase = FLYING  # before anything that may close the VecEnv, which must stay closed
             if not keep_rows:
                 self.last_slot = NOWHERE  # a rollout under way is given up
             if self.horizon and self.last_slot == NOWHERE:
                 slot = self.next_buffer()  # the last rollout keeps its own
             for u in range(self.num_units):
+                self.unit[u].lent = False
                 if not keep_rows:
                     self.unit[u].slot = slot
                 elif self.horizon and self.last_slot == NOWHERE:
@@ -606,9 +596,6 @@ cdef class Pool:
 
     cdef order_step(self, actions, dict fields):
         """What `send` does."""
-        cdef int i
-        cdef int64_t now
-        cdef fv_control *c = self.control
         if self.phase != HOLDING:
             raise StateError(
                 "send() before reset(): call reset() first" if self.phase == FRESH
@@ -620,11 +607,18 @@ cdef class Pool:
         if fields is not None:
             self.scatter_fields(fields)
         self.still_open("send")
+        self.order_held()
+
+    cdef void order_held(self) noexcept nogil:
+        """Has the held units step: their actions lie in their rows."""
+        cdef int i
+        cdef int64_t now = fv_now()
+        cdef fv_control *c = self.control
         if self.horizon and self.last_slot == NOWHERE:
             self.oldest_rollout = self.num_rollouts  # steps outside of rollouts write wherever their turn is
-        now = fv_now()
+        # Since the later of them: batches may overlap (loans.pyx).
+        fv_count(&c.policy_ns, now - max(fv_counted(&c.last_recv), fv_counted(&c.last_send)))
         fv_note(&c.last_send, now)
-        fv_count(&c.policy_ns, now - fv_counted(&c.last_recv))
         fv_count(&c.batches, 1)
         fv_count(&c.rows, self.num_held * self.rows_per_unit)
         self.stepping = True

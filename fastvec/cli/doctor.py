@@ -12,7 +12,7 @@ EVENTS = 40
 
 def add_parser(subparsers):
     """Adds the command to fastvec's parser."""
-    parser = subparsers.add_parser("doctor", help="what is installed here: fastvec, its companions, GPUDrive; or what a run is at (--dump PID)",
+    parser = subparsers.add_parser("doctor", help="what is installed here: fastvec, its companions, GPUDrive, GPUs; or what a run is at (--dump PID)",
                                    description="Says which of the libraries that fastvec can work with are installed, and "
                                                "whether GPUDrive's simulator can be used.  With --dump PID: what a running, or stuck, "
                                                "process waits for, each of its workers, and what they did last.")
@@ -31,6 +31,8 @@ def run(args) -> int:
     print(f"fastvec {_version('fastvec')}, Python {platform.python_version()}, {platform.platform()}, {usable_cpus():g} usable CPUs")
     for package in ("numpy", "torch", "gymnasium"):
         print(f"{package}: {_version(package) or 'not installed'}")
+    if _version("torch"):
+        print(f"GPU for torch: {_gpu()}")
     found = diagnose()
     print(f"GPUDrive: {found.version or 'no package'}; simulator: {_simulator(found)}")
     print(f"  {found.advice}")
@@ -47,6 +49,14 @@ def _dump(pid, last):
         raise CliError(f"--dump {pid}: {error}") from None
     print("\n\n".join("\n".join(dump(seen, last)) for seen in found))
     return 0
+
+
+def _gpu():
+    try:
+        from fastvec import torch_devices  # torch takes its time
+    except (ImportError, OSError) as error:
+        return f"unknown: torch does not load ({error})"
+    return torch_devices.diagnose()
 
 
 def _simulator(found):
