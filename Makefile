@@ -47,7 +47,7 @@ chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos/chaos.py
 
 bench: $(VENV)/.test
-	for b in handoff syscalls memory loading vs_gymnasium vs_puffer vs_sb3 peers detection oversubscribed rollout drive gpudrive parity; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
+	for b in handoff syscalls memory loading vs_gymnasium vs_puffer vs_sb3 peers detection oversubscribed rollout drive gpudrive parity device; do $(BIN)/python benchmarks/$$b.py --quick || exit; done
 
 clean:
 	rm -rf build $(VENV) *.egg-info

@@ -142,7 +142,13 @@ def machine() -> dict:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: version for name in PEERS if (version := _version(name))},
-    }
+    } | _gpu()
+
+
+def _gpu() -> dict:
+    """Of those that torch sees, where a benchmark has imported it."""
+    torch = sys.modules.get("torch")
+    return {"gpu": torch.cuda.get_device_name()} if torch is not None and torch.cuda.is_available() else {}
 
 
 def _cpu_model() -> str:
