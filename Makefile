@@ -59,23 +59,23 @@ clean:
 
 SOURCES = setup.py pyproject.toml $(shell find fastvec_c -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-# The compiled modules are built in place, so that a change of Python code needs no build.
-$(VENV)/.built: $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# The compiled modules are built in place, so that a change of Python code needs no build.  Each of these installs, and builds, once.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+
+$(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) '.[demo]'
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[demo]'
+$(VENV)/.train: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) '.[train,demo]'
 	touch $@
 
-$(VENV)/.train: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[train,demo]'
-	touch $@
-
-$(VENV)/.test: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable '.[test,demo]'
+$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
+	$(INSTALL) '.[test,demo]'
 	$(BIN)/python -m pip $(WHEELS) $(PUFFERLIB) || echo "no such wheels for this Python: the tests of PufferLib are skipped"
 	$(BIN)/python -m pip $(WHEELS) --target $(VENV)/pufferlib-older $(PUFFERLIB_OLDER) || echo "likewise those of an older one"
 	touch $@
