@@ -323,11 +323,7 @@ def test_packed_rows_of_drive(fake, monkeypatch):
     creator = fastvec.drive.creator(worlds=1, observation="packed")
     with fastvec.make(creator, 2, seed=4) as vec:
         expected = [Expand()(torch.from_numpy(vec.reset()[0]))]
-<<<<<<< HEAD
-        for t in range(5):
-=======
         for t in range(10):
->>>>>>> device
             vec.step(np.full(vec.num_rows, t))
             expected.append(Expand()(torch.from_numpy(vec.observations)))
     if fake:
@@ -506,11 +502,7 @@ def test_beside_rollouts():
         loop.reset()
         loop.recv()
         with pytest.raises(fastvec.StateError, match="all rows in hand"):
-<<<<<<< HEAD
-            vec.rollout()
-=======
             vec.rollout(lambda batch: ([0] * 3, None))
->>>>>>> device
 
 
 def test_actions_from_a_gpu_that_are_out_of_bounds(monkeypatch):
