@@ -13,7 +13,7 @@ MODULES = {"torch": "torch", "rich": "rich"}
 BEHAVIORS = ("ignore", "stop", "remove")
 FILMED = 6  # scenes side by side in a video, at most
 COLUMNS = 3
-ALONE, BESIDE = (640, 640), (272, 204)  # width and height of a scene, in pixels
+ALONE, BESIDE = (640, 640), (248, 186)  # width and height of a scene, in pixels
 WIDE = 150  # columns of output that goes to no terminal
 SHARES = {"goal": "goal", "collision": "collision", "off_road": "off-road", "failed": "either"}
 

@@ -60,7 +60,7 @@ def test_collision_behavior_and_drawn_actions(trained, tmp_path, capsys):
     assert all(row["agents"] == 8 and 0 <= row["goal"] <= 1 for one in found for row in one["rates"])
 
 
-@pytest.mark.parametrize("scenes, size", [([PARKING], (640, 640)), ([PARKING, JUNCTION], (544, 204))], ids=["one", "two"])
+@pytest.mark.parametrize("scenes, size", [([PARKING], (640, 640)), ([PARKING, JUNCTION], (496, 186))], ids=["one", "two"])
 def test_video(trained, tmp_path, capsys, scenes, size):
     Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'fastvec[render]'")
     pytest.importorskip("imageio", reason="needs imageio: pip install 'fastvec[render]'")
