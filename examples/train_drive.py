@@ -173,7 +173,7 @@ class Memory:
         self.states[self.begins] = 0
 
 
-def collect(vec, network, numbers, memory):
+def collect(vec, network, numbers, memory, times):
     """A rollout, and what is known of each agent that may take part in a step: steps, rows, features, actions, begins.
 
     Returns:
@@ -185,19 +185,21 @@ def collect(vec, network, numbers, memory):
     bounds = [torch.from_numpy(bound.ravel()) for bound in (vec.single_action_space.low, vec.single_action_space.high)] if numbers else ()
     with torch.inference_mode():
         for batch in rollout.collect():
-            memory.see(torch.from_numpy(batch.masks), torch.from_numpy(batch.terminations | batch.truncations))
-            rows = torch.from_numpy(batch.observations)
-            who = network.takes_part(rows).nonzero().squeeze(1)
-            features = network.prepare(rows[who])
-            outputs, out["values"][who], memory.states[who] = network(features, memory.states[who])
-            policy = distribution(outputs, numbers)
-            actions = policy.sample()
-            out["log_probs"][who] = policy.log_prob(actions)
-            answers[who] = (actions.clamp(*bounds) if numbers else actions).view(-1, *answers.shape[1:]).to(answers.dtype)
+            with times("policy"):
+                memory.see(torch.from_numpy(batch.masks), torch.from_numpy(batch.terminations | batch.truncations))
+                rows = torch.from_numpy(batch.observations)
+                who = network.takes_part(rows).nonzero().squeeze(1)
+                features = network.prepare(rows[who])
+                outputs, out["values"][who], memory.states[who] = network(features, memory.states[who])
+                policy = distribution(outputs, numbers)
+                actions = policy.sample()
+                out["log_probs"][who] = policy.log_prob(actions)
+                answers[who] = (actions.clamp(*bounds) if numbers else actions).view(-1, *answers.shape[1:]).to(answers.dtype)
             vec.send(answers.numpy(), {name: values.numpy() for name, values in out.items()})
             kept.append((torch.full_like(who, len(kept)), who, features, actions, memory.begins[who]))
-        ends = torch.from_numpy(rollout.terminations[-1] | rollout.truncations[-1])
-        _, last_values, _ = network(network.prepare(torch.from_numpy(rollout.last_observations)), memory.states * ~ends[:, None])
+        with times("policy"):
+            ends = torch.from_numpy(rollout.terminations[-1] | rollout.truncations[-1])
+            _, last_values, _ = network(network.prepare(torch.from_numpy(rollout.last_observations)), memory.states * ~ends[:, None])
     return rollout, [torch.cat(parts) for parts in zip(*kept)], last_values
 
 
@@ -295,7 +297,7 @@ class Trainer:
     Attributes:
         network, config: the network, and the DriveConfig of the worlds or None.
         update, agent_steps, seconds: how far it is.
-        curve: [{name: number}], an entry for each update.
+        curve: [{name: number}], an entry for each update; "time/…" are the shares of its time, which add up to 1.
     """
 
     def __init__(self, settings, resumed=None):
@@ -313,6 +315,7 @@ class Trainer:
             raise
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate, eps=1e-5)
         self.update, self.agent_steps, self.seconds, self.curve = 0, 0, 0.0, []
+        self.times = fastvec.StepTimes(self.vec)  # of each update
         self._returns = np.zeros(self.vec.num_rows)
         if resumed:
             self.network.load_state_dict(resumed["weights"])
@@ -333,7 +336,8 @@ class Trainer:
 
     def step(self):
         """Collects a rollout and learns from it.  Returns the curve's new entry."""
-        began, settings = time.monotonic(), self.settings
+        began, settings, times = time.monotonic(), self.settings, self.times
+        times.restart()
         if self.at_boundary():
             self.vec.reset(seed=(settings.seed * 1_000_003 + self.update * 10_007) % (1 << 61))
             self.memory = Memory(self.vec.num_rows, self.network.num_states, self.vec.autoreset == "next_step")
@@ -341,17 +345,22 @@ class Trainer:
         falling = 1 - (1 - settings.final_rates) * self.done()
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * falling
         states = self.memory.states * ~self.memory.begins[:, None]
-        rollout, kept, last_values = collect(self.vec, self.network, self.numbers, self.memory)
-        # A driver that is late has failed: nothing comes after an episode's time.  Elsewhere what would have come is estimated.
-        rollout.gae(last_values.numpy(), settings.gamma, settings.gae_lambda, rewards=shaped_rewards(rollout, self.network, settings),
-                    final_values=None if self.config is None else 0.0)
-        data = gather(rollout, kept)
+        rollout, kept, last_values = collect(self.vec, self.network, self.numbers, self.memory, times)
+        with times("copies"):
+            rewards = shaped_rewards(rollout, self.network, settings)
+        with times("learning"):
+            # A driver that is late has failed: nothing comes after an episode's time.  Elsewhere what would have come is estimated.
+            rollout.gae(last_values.numpy(), settings.gamma, settings.gae_lambda, rewards=rewards, final_values=None if self.config is None else 0.0)
+        with times("copies"):
+            data = gather(rollout, kept)
         explained = 1 - (data["returns"] - data["values"]).var() / (data["returns"].var() + 1e-8)
-        logs = learn(self.network, self.numbers, self.optimizer, data, states, settings, settings.entropy_weight * falling)
+        with times("learning"):
+            logs = learn(self.network, self.numbers, self.optimizer, data, states, settings, settings.entropy_weight * falling)
         self.update, self.agent_steps = self.update + 1, self.agent_steps + len(data["steps"])
         self.seconds += time.monotonic() - began
         self.curve.append({"update": self.update, "agent_steps": self.agent_steps, "seconds": round(self.seconds, 3),
-                           **self._outcomes(rollout), **logs, "explained_variance": explained.item()})
+                           **self._outcomes(rollout), **logs, "explained_variance": explained.item(),
+                           **{f"time/{part}": share for part, share in times.shares().items()}})
         return self.curve[-1]
 
     def _outcomes(self, rollout):
@@ -411,6 +420,7 @@ class Show:
     """A bar on a terminal, a line now and then elsewhere; and everything in TensorBoard's files."""
 
     SHOWN = ("return", "goal_rate", "collision_rate", "off_road_rate", "entropy", "kl")
+    TIMES = ("envs", "handoff", "policy", "copies", "learning")
 
     def __init__(self, logs):
         from rich.console import Console
@@ -430,7 +440,8 @@ class Show:
         self.last |= entry
         rate = trainer.agent_steps / trainer.seconds
         shown = " ".join(f"{name} {self.last[name]:.3f}" for name in self.SHOWN if name in self.last)
-        text = f"{trainer.agent_steps:,} agent-steps, {rate:,.0f}/s | {shown}"
+        times = " ".join(f"{part} {entry[f'time/{part}']:.0%}" for part in self.TIMES)
+        text = f"{trainer.agent_steps:,} agent-steps, {rate:,.0f}/s | {shown} | {times}"
         self.progress.update(self.task, completed=trainer.done(), description=text)
         if not self.console.is_terminal and time.monotonic() - self.printed > 10:
             self.printed = time.monotonic()

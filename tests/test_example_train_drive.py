@@ -51,9 +51,9 @@ def collected(trainer, steps_before=0):
     trainer.vec.reset(seed=5)
     trainer.memory = train_drive.Memory(trainer.vec.num_rows, trainer.network.num_states, trainer.vec.autoreset == "next_step")
     if steps_before:  # begin in the middle of episodes
-        collect(trainer.vec, trainer.network, trainer.numbers, trainer.memory)
+        collect(trainer.vec, trainer.network, trainer.numbers, trainer.memory, trainer.times)
     states = trainer.memory.states.clone()
-    rollout, kept, last_values = collect(trainer.vec, trainer.network, trainer.numbers, trainer.memory)
+    rollout, kept, last_values = collect(trainer.vec, trainer.network, trainer.numbers, trainer.memory, trainer.times)
     rollout.gae(last_values.numpy(), rewards=shaped_rewards(rollout, trainer.network, trainer.settings))
     return rollout, kept, states
 
@@ -106,8 +106,18 @@ def test_resume_continues_exactly(trainers, tmp_path, settings):
     assert equal(straight.network.state_dict(), resumed.network.state_dict())
     moments = [trainer.optimizer.state_dict()["state"] for trainer in (straight, resumed)]
     assert all(equal(moments[0][i], moments[1][i]) for i in moments[0])
-    seconds = {"seconds": None}
-    assert [entry | seconds for entry in straight.curve] == [entry | seconds for entry in resumed.curve]
+    assert timeless(straight.curve) == timeless(resumed.curve)
+
+
+def timeless(curve):
+    return [{name: value for name, value in entry.items() if name != "seconds" and not name.startswith("time/")} for entry in curve]
+
+
+def test_where_the_time_goes(trainers):
+    entry = trainers(TINY).step()
+    shares = {name.removeprefix("time/"): share for name, share in entry.items() if name.startswith("time/")}
+    assert set(shares) == {"policy", "copies", "learning", "envs", "handoff", "other"}
+    assert sum(shares.values()) == pytest.approx(1) and shares["policy"] > 0 and shares["learning"] > 0 and shares["copies"] > 0
 
 
 def test_seeds_make_the_run(trainers):
