@@ -61,7 +61,7 @@ class Settings:
     off_road_weight: float = -0.75
     steering: str = "fine"
     lstm: bool = False
-    threads: int = 2
+    threads: int = 1  # of torch: batches are small
 
     def __post_init__(self):
         for name, default in zip(("horizon", "reset_every"), (91, 1) if self.env in WORLDS else (128, 20)):
