@@ -106,6 +106,10 @@ cdef class Pool:
     cdef int64_t slowest_ns            # which was this, for the slowest of a batch
     cdef int64_t taken_ns              # when collect() found what it hands to ready(), if it is to be sampled; else 0
 
+    # `send` and `recv` without a Python call.
+    cdef give(self, actions, dict fields)
+    cdef object receive(self, timeout)
+
     cdef enter(self, str call)
     cdef int still_open(self, str call) except -1
     cdef int hold(self, str call) except -1

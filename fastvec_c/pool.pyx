@@ -177,6 +177,9 @@ cdef class Pool:
             StateError: there is no batch to answer.
             ValueError, TypeError: wrong shape, dtype, range or name; nothing has been sent then.
         """
+        self.give(actions, fields)
+
+    cdef give(self, actions, dict fields):
         self.enter("send")
         try:
             self.order_step(actions, fields)
@@ -196,6 +199,9 @@ cdef class Pool:
             RecvTimeout: the time has passed; `recv` may be called again.
             WorkerError: an env raised or a worker died; the VecEnv is closed then.
         """
+        return self.receive(timeout)
+
+    cdef object receive(self, timeout):
         cdef int units
         self.enter("recv")
         try:
@@ -575,7 +581,8 @@ cdef class Pool:
             raise ClosedError(f"{call}() {self.why_closed}")
 
     cdef enter(self, str call):
-        self._check_open(call)
+        if self.phase == CLOSED:
+            self._check_open(call)  # raises; a call of Python's, which costs
         if self._busy:
             raise StateError(f"{call}() while another call is under way: a VecEnv is for one thread at a time")
         self._busy = True
@@ -957,7 +964,7 @@ cdef class Pool:
             u = self.held[i]
             if self.unit[u].message:
                 infos.update(self._hear(u))
-            elif u in self.early:
+            elif self.early and u in self.early:
                 infos.update(self.early.pop(u))
             if self.num_interrupted and self.unit[u].interrupted:
                 if self.unit[u].interrupted == FV_STEP:
