@@ -17,7 +17,7 @@ thread) flags="-fsanitize=thread" library=libtsan.so ;;
 esac
 folder=build/$kind
 mkdir -p "$folder"
-tar c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE fastvec fastvec_c tests | tar x -C "$folder"
+tar c --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml README.md LICENSE docs fastvec fastvec_c tests | tar x -C "$folder"
 cd "$folder"
 FASTVEC_DEBUG=1 FASTVEC_CFLAGS="$flags -fno-omit-frame-pointer" FASTVEC_LDFLAGS="$flags" "$python" setup.py --quiet build_ext --inplace
 export PYTHONPATH="$PWD" PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
