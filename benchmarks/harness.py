@@ -9,6 +9,7 @@ import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -235,7 +236,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--patience", metavar="SECONDS", type=float, default=120.0,
                    help="to wait for other processes to leave the machine alone, in all (default: 120; --quick: 0)")
     p.add_argument("--json", metavar="PATH", type=Path, help="where to write the results "
-                   "(default: benchmarks/results/<name>-<CPUs of the host>cores.json)")
+                   "(default: benchmarks/results/<name>-<CPUs of the host>cores.json; --quick: in the folder for temporary files)")
     return p
 
 
@@ -251,7 +252,8 @@ class Report:
         tty = sys.stdout.isatty()
         self.console = Console(highlight=False, width=None if tty else 150)
         self.box = SIMPLE_HEAD if tty else ASCII2
-        self.path = args.json or RESULTS / f"{name}-{os.cpu_count()}cores.json"
+        folder = Path(tempfile.gettempdir()) if args.quick else RESULTS  # what is not to be quoted overwrites nothing
+        self.path = args.json or folder / f"{name}-{os.cpu_count()}cores.json"
         self.load_before = os.getloadavg()[0]
         self.others = Others()
         self.rounds = Rounds(0.0 if args.quick else args.patience)
