@@ -16,13 +16,14 @@ from fastvec_c.errors import RecvTimeout, WorkerError
 from fastvec_c.probe import burn_cpu
 
 from fastvec.autotune import random_actions
-from fastvec.machine import cpu_seconds
+from fastvec.machine import cpu_seconds, memory_rooms
+from fastvec.resources import DESCRIPTORS
 from fastvec.tuning.halving import Score, Unusable
 
 MOST_WAITING = 1024  # workers of VecEnvs that wait for their next turn
 GRACE = 0.5  # seconds for the envs of one to close
 PAGE = 4096
-FDS, FDS_OF_OTHERS = 6, 256  # descriptors that this process has for each worker, at most; and for other things
+FDS_OF_OTHERS = 256  # descriptors for other things than workers
 ACTIONS = 16  # batches of random actions, used in turn
 
 
@@ -204,12 +205,12 @@ def _unusable(*errors):
 
 def _most_workers():
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_WAITING if descriptors == resource.RLIM_INFINITY else min(MOST_WAITING, (descriptors - FDS_OF_OTHERS) // FDS)
+    return MOST_WAITING if descriptors == resource.RLIM_INFINITY else min(MOST_WAITING, (descriptors - FDS_OF_OTHERS) // DESCRIPTORS)
 
 
 def _available():
-    """Bytes of memory."""
-    return psutil.virtual_memory().available
+    """Bytes of memory, under the limits of cgroups and of this process too."""
+    return min(memory_rooms())[0]
 
 
 def _memory(vec, before):

@@ -360,7 +360,7 @@ def test_descriptors_are_not_used_up(monkeypatch):
     monkeypatch.undo()
     before = len(os.listdir("/proc/self/fd"))
     with fastvec.make(Probe, 4):
-        assert len(os.listdir("/proc/self/fd")) - before <= 4 * trials.FDS + 1  # the arena's, one of the "other things"
+        assert len(os.listdir("/proc/self/fd")) - before <= 4 * trials.DESCRIPTORS + 1  # the arena's, one of the "other things"
 
 
 def test_too_large_for_the_memory():
